@@ -1,0 +1,98 @@
+"""What can be asked of stored memories: filters, pages, recall requests and their answers."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from polymem.domain.model import Memory, MemoryId, MemoryState, MemoryType, SpaceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFilter:
+    """A memory passes when every given condition holds; None leaves a condition out.
+
+    `spaces` is never optional: the engine fills it with what the principal may see. An empty set of any
+    condition matches nothing. `tags` must all be present. Times are inclusive at `from`, exclusive at `until`.
+    """
+
+    spaces: frozenset[SpaceId]
+    states: frozenset[MemoryState] | None = frozenset({MemoryState.ACTIVE})
+    memory_types: frozenset[MemoryType] | None = None
+    tags: tuple[str, ...] = ()
+    source: str | None = None
+    agent_id: str | None = None
+    session_ids: frozenset[str] | None = None
+    created_from_at: datetime | None = None
+    created_until_at: datetime | None = None
+    updated_from_at: datetime | None = None
+    updated_until_at: datetime | None = None
+
+
+class ListOrder(StrEnum):
+    """The order of a list; ties are broken by id in the same direction."""
+
+    UPDATED_NEWEST = "updated_newest"
+    CREATED_NEWEST = "created_newest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPage:
+    """One page of a list; `total` counts all matches before paging."""
+
+    memories: tuple[Memory, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmRank:
+    """Where one recall arm found a memory: rank from 1, and the arm's own score."""
+
+    arm: str
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HitTrace:
+    """Why a memory was recalled and what each stage gave it."""
+
+    arms: tuple[ArmRank, ...]
+    fused: float
+    late_interaction: float | None
+    coverage: float
+    priors: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallHit:
+    """One recalled memory: `score` orders, `relevance` in [0,1] is calibrated, `similarity` is the raw cosine."""
+
+    memory: Memory
+    score: float
+    relevance: float
+    similarity: float | None
+    trace: HitTrace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallRequest:
+    """A question to the memories that pass `where`, best first.
+
+    `min_relevance` cuts hits below it; `is_recall_degraded` in the answer says that the model did not take part.
+    """
+
+    text: str
+    where: MemoryFilter
+    limit: int
+    offset: int = 0
+    min_relevance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallPage:
+    """The asked-for page of hits; `total` counts the hits above the cut, before paging."""
+
+    hits: tuple[RecallHit, ...]
+    total: int
+    is_degraded: bool = False
+    candidate_ids: tuple[MemoryId, ...] = field(default=())
