@@ -1,0 +1,162 @@
+"""Limits of what is handed in, and the token bucket."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polymem.domain import limits
+from polymem.domain.limits import BucketRule, Refused, Taken, full_bucket, refilled, take_token
+from polymem.errors import InvalidInput, TooLarge
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+)
+CLEAN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)
+JSON = st.recursive(
+    SCALARS | CLEAN,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(CLEAN, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@given(JSON)
+def test_clean_json_of_any_shape_passes_and_reads_back_the_same(value: Any) -> None:
+    limits.check_json("metadata", value)
+    assert json.loads(limits.canonical_json(value)) == value
+
+
+@given(st.dictionaries(CLEAN, SCALARS, max_size=5))
+def test_canonical_json_does_not_depend_on_the_order_of_keys(value: dict[str, Any]) -> None:
+    assert limits.canonical_json(value) == limits.canonical_json(dict(reversed(value.items())))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a\x00b",
+        ["\ud800"],
+        {"a\udfff": 1},
+        {"a": {"b": "\x00"}},
+        float("nan"),
+        [float("inf")],
+        2**64,
+        -(2**63) - 1,
+        nested(33),
+        "x" * 65_535,
+    ],
+)
+def test_json_that_some_client_or_storage_cannot_hold_is_refused_by_field(value: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        limits.check_json("metadata", value)
+    assert caught.value.field == "metadata"
+
+
+def test_json_at_the_limits_passes() -> None:
+    limits.check_json("metadata", nested(32))
+    limits.check_json("metadata", "x" * 65_534)
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "message"),
+    [
+        (limits.check_content, "", "must not be empty"),
+        (limits.check_content, " \n", "must not be empty"),
+        (limits.check_content, "a\x00", "must not contain NUL characters"),
+        (limits.check_content, "é\ud800", "must not contain lone surrogates"),
+        (limits.check_label, "x" * 256, "too long (max 255 characters)"),
+        (limits.check_label, " ", "must not be empty"),
+        (limits.check_optional_label, "\x00", "must not contain NUL characters"),
+        (limits.check_tags, ["a"] * 101, "too many (max 100)"),
+        (limits.check_tags, ["a", "x" * 201], "too long (max 200 characters)"),
+        (limits.check_tags, [""], "must not be empty"),
+        (limits.in_utc, datetime(2025, 1, 1), "must carry a time zone"),  # noqa: DTZ001 - naive on purpose
+        (limits.in_utc, datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), "must lie in the years 2 to 9998"),
+        (limits.in_utc, datetime.max.replace(tzinfo=UTC), "must lie in the years 2 to 9998"),
+    ],
+)
+def test_what_breaks_a_rule_is_refused_with_the_field_and_the_rule(
+    check: Callable[[str, Any], Any], value: Any, message: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check("some.field", value)
+    assert (caught.value.field, caught.value.message) == ("some.field", message)
+
+
+@pytest.mark.parametrize("text", ["x" * (limits.MAX_CONTENT_BYTES + 1), "é" * (limits.MAX_CONTENT_BYTES // 2 + 1)])
+def test_content_beyond_its_bytes_is_too_large(text: str) -> None:
+    with pytest.raises(TooLarge) as caught:
+        limits.check_content("content", text)
+    assert (caught.value.field, caught.value.limit, caught.value.unit) == ("content", 1_048_576, "bytes")
+
+
+def test_what_keeps_the_rules_passes() -> None:
+    limits.check_content("content", "é" * (limits.MAX_CONTENT_BYTES // 2))
+    limits.check_optional_label("agent_id", None)
+    limits.check_tags("tags", ["x" * 200] * 100)
+    limits.check_range("limit", 1, least=1, most=1)
+    limits.check_count("ids", 5, most=5)
+
+
+def test_a_number_out_of_range_and_a_batch_beyond_its_count_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="must be from 1 to 9"):
+        limits.check_range("limit", 0, least=1, most=9)
+    with pytest.raises(TooLarge, match="ids: larger than 5 items"):
+        limits.check_count("ids", 6, most=5)
+
+
+def test_a_moment_is_told_in_utc() -> None:
+    moment = datetime(2025, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    assert limits.in_utc("created_at", moment).isoformat() == "2024-12-31T23:00:00+00:00"
+
+
+RULES = st.builds(BucketRule, st.integers(1, 50).map(float), st.floats(0.01, 100))
+WAITS = st.lists(st.floats(0, 20), min_size=1, max_size=60)
+
+
+@given(RULES, WAITS)
+def test_a_bucket_never_lets_more_through_than_its_burst_and_its_rate(rule: BucketRule, waits: list[float]) -> None:
+    bucket = full_bucket(rule, 0.0)
+    now = 0.0
+    taken = 0
+    for wait in waits:
+        now += wait
+        outcome = take_token(bucket, rule, now)
+        bucket = outcome.bucket
+        taken += isinstance(outcome, Taken)
+        assert 0.0 <= bucket.tokens <= rule.capacity
+        assert taken <= rule.capacity + now * rule.refill_per_second + 1e-6
+
+
+@given(RULES, st.integers(0, 200))
+def test_who_waits_as_long_as_told_is_let_through(rule: BucketRule, asked: int) -> None:
+    bucket = full_bucket(rule, 0.0)
+    for _ in range(asked):
+        bucket = take_token(bucket, rule, 0.0).bucket
+    outcome = take_token(bucket, rule, 0.0)
+    if isinstance(outcome, Refused):
+        assert isinstance(take_token(outcome.bucket, rule, outcome.retry_after_seconds + 1e-6), Taken)
+
+
+@given(RULES)
+def test_a_bucket_is_full_again_when_it_said(rule: BucketRule) -> None:
+    outcome = take_token(full_bucket(rule, 5.0), rule, 5.0)
+    assert isinstance(outcome, Taken)
+    assert refilled(outcome.bucket, rule, 5.0 + outcome.full_in_seconds).tokens == pytest.approx(rule.capacity)
+
+
+def test_a_clock_that_goes_back_takes_nothing_away() -> None:
+    rule = BucketRule(10, 1)
+    bucket = take_token(full_bucket(rule, 100.0), rule, 100.0).bucket
+    assert refilled(bucket, rule, 50.0).tokens == 9.0
