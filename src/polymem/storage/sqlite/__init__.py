@@ -1,0 +1,1 @@
+"""The embedded storage: one SQLite file, one writer, many readers."""

@@ -1,0 +1,189 @@
+"""The columns of a tenant's memories that filters ask for, in memory, in step with the rows.
+
+A memory has a position here, given once and kept: the arrays only grow at their end. A deleted memory keeps
+its position as a dead one until the whole index is built anew. Not safe for threads: the owner holds a lock.
+"""
+
+import sqlite3
+import sys
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polymem.domain.model import TenantId
+from polymem.domain.query import MemoryFilter
+from polymem.errors import StorageDamaged
+from polymem.storage.sqlite.filters import microseconds, where_clause
+from polymem.storage.sqlite.index_arrays import with_room
+
+BATCH_ROWS: Final = 2048
+
+_CHANGED = (
+    "SELECT m.doc_no, e.length, m.created_at, m.updated_at, m.space_id, m.state, m.memory_type, m.agent_id, m.source"
+    " FROM memories AS m JOIN index_entries AS e ON e.tenant_id = m.tenant_id AND e.memory_id = m.memory_id"
+    " WHERE m.tenant_id = ? AND m.change_no > ? ORDER BY m.doc_no"
+)
+_PASSING = "SELECT group_concat(m.doc_no) FROM memories AS m"
+_DELETED = "SELECT doc_no FROM tombstones WHERE tenant_id = ? AND change_no > ?"
+
+# What a dictionary entry and the text in it cost beside the characters.
+_ENTRY_BYTES = 120
+
+
+class Labels:
+    """One column of short texts, each kept as the number of its value."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str | None, int] = {}
+        self._values: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self._text_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory this column holds."""
+        return self._values.nbytes + self._text_bytes
+
+    def make_room(self, used: int, more: int) -> None:
+        """There is room for `more` values after the first `used`."""
+        self._values = with_room(self._values, used, more)
+
+    def write(self, positions: NDArray[np.int64], values: Sequence[str | None]) -> None:
+        """Each position has its value."""
+        for value in set(values) - self._numbers.keys():
+            self._numbers[value] = len(self._numbers)
+            self._text_bytes += sys.getsizeof(value) + _ENTRY_BYTES
+        numbers = self._numbers
+        self._values[positions] = [numbers[value] for value in values]
+
+    def is_one_of(self, wanted: Collection[str], count: int) -> NDArray[np.bool_]:
+        """For each of the first `count` positions, whether its value is one of the wanted."""
+        numbers = [self._numbers[value] for value in wanted if value in self._numbers]
+        if len(numbers) == 1:
+            return np.equal(self._values[:count], numbers[0])
+        return np.isin(self._values[:count], numbers)
+
+
+class Documents:
+    """What filters ask of a tenant's memories, by position; `change_no` is the tenant's count it is in step with."""
+
+    def __init__(self) -> None:
+        self.change_no = -1
+        self.count = 0
+        self.dead_count = 0
+        self.doc_nos: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.lengths: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self._created: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._updated: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._is_alive: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
+        self._labels = {name: Labels() for name in ("space", "state", "type", "agent", "source")}
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory the columns hold."""
+        arrays = (self.doc_nos, self.lengths, self._created, self._updated, self._is_alive)
+        return sum(array.nbytes for array in arrays) + sum(label.size_bytes for label in self._labels.values())
+
+    def catch_up(self, connection: sqlite3.Connection, tenant_id: TenantId, change_no: int) -> None:
+        """The columns are what the connection's snapshot holds, whose change count is `change_no`."""
+        if change_no == self.change_no:
+            return
+        was_empty = self.count == 0
+        cursor = connection.execute(_CHANGED, (tenant_id, self.change_no))
+        while batch := cursor.fetchmany(BATCH_ROWS):
+            self._write(batch)
+        if not was_empty:
+            gone = [row[0] for row in connection.execute(_DELETED, (tenant_id, self.change_no))]
+            self._bury(self.find(np.array(gone, dtype=np.int64)))
+        self.change_no = change_no
+
+    def find(self, doc_nos: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions of those of the documents that are known, dead ones included."""
+        known = self.doc_nos[: self.count]
+        positions = np.searchsorted(known, doc_nos)
+        positions[positions == self.count] = 0
+        return positions[known[positions] == doc_nos] if self.count else positions[:0]
+
+    def passing(self, where: MemoryFilter) -> NDArray[np.bool_]:
+        """For each position, whether its memory is alive and passes the conditions other than tags and sessions."""
+        count = self.count
+        passes = self._is_alive[:count].copy()
+        for name, wanted in (
+            ("space", where.spaces),
+            ("state", where.states),
+            ("type", where.memory_types),
+            ("agent", _just(where.agent_id)),
+            ("source", _just(where.source)),
+        ):
+            if wanted is not None:
+                passes &= self._labels[name].is_one_of(wanted, count)
+        for column, first_at, end_at in (
+            (self._created, where.created_from_at, where.created_until_at),
+            (self._updated, where.updated_from_at, where.updated_until_at),
+        ):
+            if first_at is not None:
+                passes &= column[:count] >= microseconds(first_at)
+            if end_at is not None:
+                passes &= column[:count] < microseconds(end_at)
+        return passes
+
+    def select(self, connection: sqlite3.Connection, tenant_id: TenantId, where: MemoryFilter) -> NDArray[np.bool_]:
+        """For each position, whether its memory passes the whole filter.
+
+        Conditions that an index of the database answers well, and that have too many values to keep here, are
+        asked there; the connection's snapshot is the one these columns are in step with.
+        """
+        if not where.tags and where.session_ids is None:
+            return self.passing(where)
+        condition, parameters = where_clause(where, tenant_id)
+        listed = connection.execute(
+            f"{_PASSING} WHERE {condition}",
+            parameters,
+        ).fetchone()[0]
+        passes = np.zeros(self.count, dtype=np.bool_)
+        passes[self.find(parse_numbers(listed))] = True
+        return passes
+
+    def _write(self, batch: Sequence[tuple[object, ...]]) -> None:
+        doc_nos, lengths, created, updated, *texts = zip(*batch, strict=True)
+        numbers = np.array(doc_nos, dtype=np.int64)
+        positions = self._place(numbers)
+        self.lengths[positions] = lengths
+        self._created[positions] = created
+        self._updated[positions] = updated
+        self._is_alive[positions] = True
+        for label, values in zip(self._labels.values(), texts, strict=True):
+            label.write(positions, values)
+
+    def _place(self, doc_nos: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions of these documents, in order; those after the last known one get new positions."""
+        last = int(self.doc_nos[self.count - 1]) if self.count else -1
+        fresh = doc_nos[doc_nos > last]
+        known = self.find(doc_nos[doc_nos <= last])
+        if len(known) + len(fresh) != len(doc_nos):
+            raise StorageDamaged("the numbers of new documents do not grow")
+        used, more = self.count, len(fresh)
+        self.doc_nos = with_room(self.doc_nos, used, more)
+        self.lengths = with_room(self.lengths, used, more)
+        self._created = with_room(self._created, used, more)
+        self._updated = with_room(self._updated, used, more)
+        self._is_alive = with_room(self._is_alive, used, more)
+        for label in self._labels.values():
+            label.make_room(used, more)
+        self.doc_nos[used : used + more] = fresh
+        self.count = used + more
+        return np.concatenate([known, np.arange(used, used + more, dtype=np.int64)])
+
+    def _bury(self, positions: NDArray[np.int64]) -> None:
+        self.dead_count += int(np.count_nonzero(self._is_alive[positions]))
+        self._is_alive[positions] = False
+
+
+def parse_numbers(listed: str | None) -> NDArray[np.int64]:
+    """The numbers that SQLite joined by commas: one row instead of many, one step without the interpreter lock."""
+    return np.empty(0, dtype=np.int64) if listed is None else np.fromstring(listed, dtype=np.int64, sep=",")
+
+
+def _just(value: str | None) -> frozenset[str] | None:
+    return None if value is None else frozenset({value})

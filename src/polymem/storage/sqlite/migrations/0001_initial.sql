@@ -1,0 +1,283 @@
+-- Times are integer microseconds since 1970-01-01 UTC. JSON is canonical text. Booleans are 0 or 1.
+-- Every key of a tenant's table starts with tenant_id; counters, plans, tenants, keys, models and job_dispatch
+-- stand outside. Columns that filters read stand before the long ones: a row is read from its start.
+
+-- The last number given out, each moved in the transaction that uses it, so that none is ever given twice:
+-- doc_no to memories, tenant_no to tenants, job_sequence to jobs (over all tenants, in commit order).
+-- pings counts the writes that only prove that writing works. tombstones_purged is the last tombstone (its rowid)
+-- whose terms are known to be gone from terms_fts.
+CREATE TABLE counters (
+  name   TEXT PRIMARY KEY,
+  value  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO counters VALUES ('doc_no', 0), ('tenant_no', 0), ('job_sequence', 0), ('pings', 0), ('tombstones_purged', 0);
+
+CREATE TABLE plans (
+  name                 TEXT PRIMARY KEY,
+  requests_per_minute  INTEGER NOT NULL CHECK (requests_per_minute > 0),
+  burst                INTEGER NOT NULL CHECK (burst > 0),
+  max_memories         INTEGER CHECK (max_memories > 0)
+) STRICT;
+
+INSERT INTO plans VALUES ('self-hosted', 60000, 60000, NULL);
+
+-- tenant_no is a short internal number: it prefixes the tenant's terms in terms_fts.
+-- change_no counts committed changes.
+CREATE TABLE tenants (
+  tenant_id     TEXT PRIMARY KEY,
+  tenant_no     INTEGER NOT NULL UNIQUE,
+  name          TEXT NOT NULL,
+  plan          TEXT NOT NULL REFERENCES plans (name),
+  is_active     INTEGER NOT NULL,
+  created_at    INTEGER NOT NULL,
+  change_no     INTEGER NOT NULL DEFAULT 0,
+  memory_count  INTEGER NOT NULL DEFAULT 0,
+  terms_total   INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE users (
+  tenant_id          TEXT NOT NULL REFERENCES tenants (tenant_id),
+  user_id            TEXT NOT NULL,
+  name               TEXT NOT NULL,
+  personal_space_id  TEXT NOT NULL,
+  created_at         INTEGER NOT NULL,
+  PRIMARY KEY (tenant_id, user_id),
+  UNIQUE (tenant_id, name)
+) STRICT;
+
+CREATE TABLE keys (
+  key_hash        BLOB PRIMARY KEY,
+  key_id          TEXT NOT NULL UNIQUE,
+  tenant_id       TEXT NOT NULL,
+  user_id         TEXT NOT NULL,
+  name            TEXT NOT NULL,
+  prefix          TEXT NOT NULL,
+  scopes          TEXT NOT NULL,
+  allowed_spaces  TEXT,
+  created_at      INTEGER NOT NULL,
+  expires_at      INTEGER,
+  revoked_at      INTEGER,
+  FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, user_id)
+) STRICT;
+
+CREATE INDEX keys_by_tenant ON keys (tenant_id, created_at);
+
+CREATE TABLE spaces (
+  tenant_id      TEXT NOT NULL REFERENCES tenants (tenant_id),
+  space_id       TEXT NOT NULL,
+  kind           TEXT NOT NULL,
+  name           TEXT NOT NULL,
+  is_restricted  INTEGER NOT NULL,
+  created_at     INTEGER NOT NULL,
+  PRIMARY KEY (tenant_id, space_id)
+) STRICT;
+
+CREATE UNIQUE INDEX spaces_by_name ON spaces (tenant_id, kind, name) WHERE kind <> 'personal';
+
+CREATE TABLE members (
+  tenant_id  TEXT NOT NULL,
+  space_id   TEXT NOT NULL,
+  user_id    TEXT NOT NULL,
+  role       TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, space_id, user_id),
+  FOREIGN KEY (tenant_id, space_id) REFERENCES spaces (tenant_id, space_id),
+  FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, user_id)
+) STRICT;
+
+-- doc_no is the row's number in terms_fts and in the in-memory vector index; never reused.
+-- The wide columns stand last, so that a filter on the others does not walk their overflow pages.
+CREATE TABLE memories (
+  tenant_id      TEXT NOT NULL REFERENCES tenants (tenant_id),
+  memory_id      TEXT NOT NULL,
+  doc_no         INTEGER NOT NULL UNIQUE,
+  space_id       TEXT NOT NULL,
+  memory_type    TEXT NOT NULL,
+  state          TEXT NOT NULL,
+  source         TEXT,
+  agent_id       TEXT,
+  session_id     TEXT,
+  turn_role      TEXT,
+  turn_seq       INTEGER,
+  content_type   TEXT,
+  identity       TEXT,
+  created_by     TEXT NOT NULL,
+  updated_by     TEXT,
+  superseded_by  TEXT,
+  derived_from   TEXT NOT NULL,
+  version        INTEGER NOT NULL,
+  revision       INTEGER NOT NULL,
+  created_at     INTEGER NOT NULL,
+  updated_at     INTEGER NOT NULL,
+  change_no      INTEGER NOT NULL,
+  tags           TEXT NOT NULL,
+  metadata       TEXT,
+  content        TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, memory_id),
+  FOREIGN KEY (tenant_id, space_id) REFERENCES spaces (tenant_id, space_id)
+) STRICT;
+
+CREATE UNIQUE INDEX memories_by_identity ON memories (tenant_id, identity) WHERE identity IS NOT NULL;
+-- Holds all that lists commonly filter, order and count by, so that only the page itself is read from the rows.
+CREATE INDEX memories_by_update ON memories
+  (tenant_id, space_id, state, memory_type, updated_at, memory_id, created_at, agent_id, source);
+CREATE INDEX memories_by_session ON memories (tenant_id, session_id, created_at, turn_seq, memory_id)
+  WHERE session_id IS NOT NULL;
+CREATE INDEX memories_by_seq ON memories (tenant_id, session_id, space_id, turn_seq)
+  WHERE turn_seq IS NOT NULL;
+CREATE INDEX memories_by_change ON memories (tenant_id, change_no);
+
+CREATE TABLE memory_tags (
+  tenant_id  TEXT NOT NULL,
+  tag        TEXT NOT NULL,
+  memory_id  TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, tag, memory_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE memory_versions (
+  tenant_id    TEXT NOT NULL,
+  memory_id    TEXT NOT NULL,
+  revision     INTEGER NOT NULL,
+  body         TEXT NOT NULL,
+  replaced_at  INTEGER NOT NULL,
+  replaced_by  TEXT,
+  reason       TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, memory_id, revision)
+) STRICT;
+
+CREATE TABLE tombstones (
+  tenant_id   TEXT NOT NULL,
+  memory_id   TEXT NOT NULL,
+  space_id    TEXT NOT NULL,
+  doc_no      INTEGER NOT NULL,
+  deleted_at  INTEGER NOT NULL,
+  change_no   INTEGER NOT NULL,
+  PRIMARY KEY (tenant_id, memory_id)
+) STRICT;
+
+CREATE INDEX tombstones_by_change ON tombstones (tenant_id, change_no);
+
+CREATE TABLE forgotten_identities (
+  tenant_id  TEXT NOT NULL,
+  identity   TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, identity)
+) STRICT, WITHOUT ROWID;
+
+-- The index: terms in order (space-joined), and which model made the vectors.
+CREATE TABLE index_entries (
+  tenant_id    TEXT NOT NULL,
+  memory_id    TEXT NOT NULL,
+  doc_no       INTEGER NOT NULL UNIQUE,
+  length       INTEGER NOT NULL,
+  model_no     INTEGER,
+  is_complete  INTEGER NOT NULL,
+  terms        TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, memory_id)
+) STRICT;
+
+CREATE INDEX index_entries_to_embed ON index_entries (tenant_id, model_no, is_complete, doc_no);
+
+CREATE TABLE term_counts (
+  tenant_id  TEXT NOT NULL,
+  term       TEXT NOT NULL,
+  documents  INTEGER NOT NULL CHECK (documents > 0),
+  PRIMARY KEY (tenant_id, term)
+) STRICT, WITHOUT ROWID;
+
+-- Each term is written as <tenant_no>_<term>: a posting list belongs to one tenant.
+CREATE VIRTUAL TABLE terms_fts USING fts5 (terms, content='', tokenize="ascii tokenchars '_'");
+
+CREATE TABLE models (
+  model_no         INTEGER PRIMARY KEY,
+  name             TEXT NOT NULL,
+  revision         TEXT NOT NULL,
+  dimension        INTEGER NOT NULL,
+  token_dimension  INTEGER NOT NULL,
+  UNIQUE (name, revision, dimension, token_dimension)
+) STRICT;
+
+-- embedding: little-endian float16; token_vectors: int8, row after row.
+CREATE TABLE chunks (
+  tenant_id      TEXT NOT NULL,
+  memory_id      TEXT NOT NULL,
+  chunk_no       INTEGER NOT NULL,
+  model_no       INTEGER NOT NULL REFERENCES models (model_no),
+  start_offset   INTEGER NOT NULL,
+  end_offset     INTEGER NOT NULL,
+  embedding      BLOB NOT NULL,
+  token_vectors  BLOB NOT NULL,
+  PRIMARY KEY (tenant_id, memory_id, chunk_no)
+) STRICT;
+
+CREATE TABLE jobs (
+  tenant_id               TEXT NOT NULL REFERENCES tenants (tenant_id),
+  job_id                  TEXT NOT NULL,
+  space_id                TEXT NOT NULL,
+  user_id                 TEXT NOT NULL,
+  kind                    TEXT NOT NULL,
+  queue                   TEXT NOT NULL,
+  ordering_key            TEXT,
+  blocks_key_when_failed  INTEGER NOT NULL,
+  sequence                INTEGER NOT NULL,
+  state                   TEXT NOT NULL,
+  priority                INTEGER NOT NULL,
+  attempts                INTEGER NOT NULL,
+  max_attempts            INTEGER NOT NULL,
+  fence                   INTEGER NOT NULL,
+  payload                 TEXT NOT NULL,
+  result                  TEXT NOT NULL,
+  progress_total          INTEGER NOT NULL,
+  progress_done           INTEGER NOT NULL,
+  error                   TEXT,
+  reference_at            INTEGER NOT NULL,
+  run_after_at            INTEGER NOT NULL,
+  lease_until_at          INTEGER,
+  created_at              INTEGER NOT NULL,
+  updated_at              INTEGER NOT NULL,
+  finished_at             INTEGER,
+  PRIMARY KEY (tenant_id, job_id)
+) STRICT;
+
+CREATE INDEX jobs_by_key ON jobs (tenant_id, ordering_key, sequence)
+  WHERE ordering_key IS NOT NULL AND state IN ('queued', 'running', 'failed');
+CREATE INDEX jobs_by_kind ON jobs (tenant_id, kind, created_at, sequence);
+CREATE INDEX jobs_by_state ON jobs (kind, state);
+CREATE INDEX jobs_by_finish ON jobs (finished_at) WHERE finished_at IS NOT NULL;
+
+-- What a worker looks at to find work, across tenants: one row per running job and per queued job that no
+-- earlier job of its ordering key holds back. due_at is the job's run_after_at, or the end of its lease.
+CREATE TABLE job_dispatch (
+  queue      TEXT NOT NULL,
+  due_at     INTEGER NOT NULL,
+  priority   INTEGER NOT NULL,
+  sequence   INTEGER NOT NULL,
+  tenant_id  TEXT NOT NULL,
+  job_id     TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, job_id)
+) STRICT;
+
+CREATE INDEX job_dispatch_by_rank ON job_dispatch (queue, priority DESC, sequence, due_at);
+
+CREATE TABLE idempotency (
+  tenant_id   TEXT NOT NULL,
+  key         TEXT NOT NULL,
+  digest      TEXT NOT NULL,
+  outcomes    TEXT NOT NULL,
+  created_at  INTEGER NOT NULL,
+  PRIMARY KEY (tenant_id, key)
+) STRICT;
+
+CREATE INDEX idempotency_by_age ON idempotency (created_at);
+
+CREATE TABLE audit_log (
+  tenant_id   TEXT NOT NULL,
+  change_no   INTEGER NOT NULL,
+  entry_no    INTEGER NOT NULL,
+  at          INTEGER NOT NULL,
+  user_id     TEXT NOT NULL,
+  key_id      TEXT NOT NULL,
+  action      TEXT NOT NULL,
+  target      TEXT NOT NULL,
+  request_id  TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, change_no, entry_no)
+) STRICT;

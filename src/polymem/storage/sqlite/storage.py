@@ -1,0 +1,135 @@
+"""The embedded storage as the `Storage` port: one data directory, one SQLite file in it."""
+
+import asyncio
+import os
+import sqlite3
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from polymem.domain.model import TenantId
+from polymem.errors import StorageReadOnly
+from polymem.ports.storage import Finding
+from polymem.storage.sqlite.check import check
+from polymem.storage.sqlite.connection import Database
+from polymem.storage.sqlite.directory import SqliteDirectory
+from polymem.storage.sqlite.filters import microseconds
+from polymem.storage.sqlite.jobs import SqliteJobQueue, end_leases
+from polymem.storage.sqlite.lock import DirectoryLock, directory_error
+from polymem.storage.sqlite.memories import SqliteTenantStore
+from polymem.storage.sqlite.purge import purge
+from polymem.storage.sqlite.search import SqliteSearch
+from polymem.storage.sqlite.transaction import next_number
+from polymem.storage.sqlite.vectors import VectorIndexes
+
+DATABASE_FILE: Final = "polymem.db"
+VECTOR_BYTES: Final = 1 << 30
+_PRIVATE: Final = 0o700
+_PRIVATE_FILE: Final = 0o600
+_FORGOTTEN_PER_UNIT: Final = 1000
+
+
+class SqliteStorage:
+    """One open data directory. Made by `open`."""
+
+    def __init__(self, database: Database, lock: DirectoryLock | None, *, vector_bytes: int) -> None:
+        self._database = database
+        self._lock = lock
+        self._vectors = VectorIndexes(database, max_bytes=vector_bytes)
+        self._directory = SqliteDirectory(database)
+        self._jobs = SqliteJobQueue(database)
+
+    @classmethod
+    async def open(
+        cls,
+        data_dir: Path,
+        *,
+        owns_directory: bool = True,
+        reader_count: int = 4,
+        vector_bytes: int = VECTOR_BYTES,
+    ) -> "SqliteStorage":
+        """The storage in `data_dir`, made when missing and migrated.
+
+        A server owns the directory: raises `DataDirectoryLocked` while another one does. The command line opens
+        it with `owns_directory` False, also beside a running server. `vector_bytes` bounds the vectors kept in
+        memory. Raises the storage errors.
+        """
+        lock = await asyncio.to_thread(_prepare, data_dir, owns_directory=owns_directory)
+        try:
+            database = await Database.open(data_dir / DATABASE_FILE, reader_count=reader_count)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        storage = cls(database, lock, vector_bytes=vector_bytes)
+        if owns_directory:
+            # The lock proves that no other worker lives: what one held when it died need not wait for its lease.
+            await database.write(end_leases)
+        return storage
+
+    @property
+    def directory(self) -> SqliteDirectory:
+        """Tenants, users, keys and plans."""
+        return self._directory
+
+    @property
+    def jobs(self) -> SqliteJobQueue:
+        """The dispatch of jobs."""
+        return self._jobs
+
+    def search(self, tenant_id: TenantId) -> SqliteSearch:
+        """The index of this tenant."""
+        return SqliteSearch(self._database, self._vectors, tenant_id)
+
+    def tenant(self, tenant_id: TenantId) -> SqliteTenantStore:
+        """The store bound to this tenant."""
+        return SqliteTenantStore(self._database, tenant_id)
+
+    async def ping(self) -> None:
+        """A write was committed and read back just now."""
+        await self._database.write(lambda connection: next_number(connection, "pings"))
+        await self._database.read(lambda connection: connection.execute("SELECT value FROM counters").fetchone())
+
+    async def check(self) -> tuple[Finding, ...]:
+        """Every derived copy is compared with the rows it comes from; nothing is changed."""
+        return await check(self._database)
+
+    async def forget_idempotency(self, *, before: datetime) -> int:
+        """Idempotency keys first used before the time are forgotten; how many. Done in bounded units."""
+        at, forgotten = microseconds(before), 0
+
+        def unit(connection: sqlite3.Connection) -> int:
+            oldest = "SELECT rowid FROM idempotency WHERE created_at < ? LIMIT ?"
+            return connection.execute(
+                f"DELETE FROM idempotency WHERE rowid IN ({oldest})", (at, _FORGOTTEN_PER_UNIT)
+            ).rowcount
+
+        while count := await self._database.write(unit):
+            forgotten += count
+        return forgotten
+
+    async def purge(self) -> None:
+        """Nothing of what was deleted can be read from the files any more."""
+        await purge(self._database)
+
+    async def close(self) -> None:
+        """What was accepted is durable, the file is closed, the directory is free; closing twice is harmless."""
+        await self._database.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _prepare(data_dir: Path, *, owns_directory: bool) -> DirectoryLock | None:
+    """The directory is there, ours to write, readable by no other user, and locked when we are to own it."""
+    try:
+        data_dir.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise directory_error(error, data_dir) from error
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise StorageReadOnly(f"the data directory {data_dir} cannot be written")
+    try:
+        # SQLite would make the file readable by others; its log and shared memory take the mode over from it.
+        (data_dir / DATABASE_FILE).touch(mode=_PRIVATE_FILE)
+    except OSError as error:
+        raise directory_error(error, data_dir) from error
+    return DirectoryLock.acquire(data_dir) if owns_directory else None
