@@ -1,0 +1,1 @@
+"""The use cases of a memory server, named by verbs."""

@@ -1,0 +1,215 @@
+"""Conversations captured turn by turn, each turn once."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from polymem.domain.model import ContentType, Memory, MemoryType, Plan, Turn
+from polymem.domain.query import MemoryFilter
+from polymem.engine.ingest import TURNS_PER_COMMIT
+from polymem.engine.requests import Ingested, NewTurn, NewTurns
+from polymem.errors import InvalidInput, QuotaExceeded, TooLarge
+from polymem.ports.storage import Change
+
+SAID = datetime(2024, 1, 2, tzinfo=UTC)
+
+
+def turns(*contents: str, **fields: Any) -> NewTurns:
+    given = {"session_id": "s", **fields}
+    return NewTurns(turns=tuple(NewTurn(role="user", content=content) for content in contents), **given)
+
+
+def many(count: int, **fields: Any) -> NewTurns:
+    return turns(*(f"turn {number}" for number in range(count)), **fields)
+
+
+async def ingest(world: Any, new: NewTurns, key: str | None = None) -> Ingested:
+    ingested: Ingested = await world.engine.ingest.messages(world.call(key), new)
+    return ingested
+
+
+async def stored(world: Any, session_id: str = "s") -> list[Memory]:
+    return list(await world.engine.read.session_messages(world.call(), [session_id], limit_per_session=1000))
+
+
+async def test_turns_are_session_memories_in_order_with_what_they_share(world: Any) -> None:
+    new = NewTurns(
+        turns=(
+            NewTurn(role="user", content="hi", created_at=SAID),
+            NewTurn(role="assistant", content='[{"type":"x"}]', content_type=ContentType.JSON),
+        ),
+        session_id="s",
+        agent_id="agent",
+        source="source",
+        tags=("t",),
+        metadata={"k": 1},
+    )
+    ingested = await ingest(world, new)
+    first, second = await stored(world)
+    assert ingested == Ingested(session_id="s", memory_ids=(first.id, second.id), duplicates=0)
+    assert (first.turn, second.turn) == (
+        Turn(role="user", seq=0, content_type=ContentType.TEXT),
+        Turn(role="assistant", seq=1, content_type=ContentType.JSON),
+    )
+    assert (first.created_at, first.updated_at, first.version) == (SAID, SAID, 0)
+    assert second.created_at == world.clock.now()
+    for memory in (first, second):
+        assert memory.memory_type is MemoryType.SESSION
+        assert (memory.agent_id, memory.source, memory.tags, memory.metadata) == (
+            "agent",
+            "source",
+            ("t",),
+            {"k": 1},
+        )
+
+
+async def test_turns_sent_again_are_stored_once(world: Any) -> None:
+    await ingest(world, turns("a", "b"))
+    world.clock.pass_time(seconds=1)
+    again = await ingest(world, turns("a", "b", "c"))
+    assert (len(again.memory_ids), again.duplicates) == (1, 2)
+    assert [memory.content for memory in await stored(world)] == ["a", "b", "c"]
+    assert await ingest(world, turns("c", "c")) == Ingested(session_id="s", memory_ids=(), duplicates=2)
+
+
+async def test_a_given_seq_tells_equal_turns_apart(world: Any) -> None:
+    said = tuple(NewTurn(role="user", content="ok", seq=seq) for seq in (0, 1, 1))
+    ingested = await ingest(world, NewTurns(turns=said, session_id="s"))
+    assert (len(ingested.memory_ids), ingested.duplicates) == (2, 1)
+    assert [memory.turn.seq for memory in await stored(world) if memory.turn] == [0, 1]
+
+
+async def test_turns_without_seq_continue_their_session(world: Any) -> None:
+    await ingest(world, NewTurns(turns=(NewTurn(role="user", content="a", seq=7),), session_id="s"))
+    world.clock.pass_time(seconds=1)
+    await ingest(world, turns("b", "c"))
+    await ingest(world, turns("elsewhere", session_id="other"))
+    assert [memory.turn.seq for memory in await stored(world) if memory.turn] == [7, 8, 9]
+    assert [memory.turn.seq for memory in await stored(world, "other") if memory.turn] == [0]
+
+
+async def test_recalled_memories_are_cut_out_and_empty_turns_skipped(world: Any) -> None:
+    block = "<relevant-memories>old</relevant-memories>"
+    new = NewTurns(
+        turns=(
+            NewTurn(role="user", content=f"{block}question"),
+            NewTurn(role="user", content=block),
+            NewTurn(role="user", content="  "),
+            NewTurn(role="user", content=f'["{block}"," x"]', content_type=ContentType.JSON),
+        ),
+        session_id="s",
+    )
+    ingested = await ingest(world, new)
+    assert (len(ingested.memory_ids), ingested.duplicates) == (2, 0)
+    assert [memory.content for memory in await stored(world)] == ["question", '[""," x"]']
+    assert (await ingest(world, turns(" "))).memory_ids == ()
+
+
+async def test_without_a_session_one_is_made(world: Any) -> None:
+    first = await ingest(world, turns("a", session_id=None))
+    second = await ingest(world, turns("a", session_id=None))
+    assert first.session_id != second.session_id
+    assert [memory.content for memory in await stored(world, first.session_id)] == ["a"]
+
+
+async def test_a_retry_under_its_key_keeps_the_session_that_was_made(world: Any) -> None:
+    first = await ingest(world, turns("a", "b", session_id=None), key="key")
+    assert await ingest(world, turns("a", "b", session_id=None), key="key") == first
+    assert await world.store.count_memories() == 2
+
+
+async def test_a_long_conversation_is_stored_in_parts_in_one_order(world: Any) -> None:
+    count = 2 * TURNS_PER_COMMIT + 1
+    ingested = await ingest(world, many(count))
+    found = await stored(world)
+    assert [memory.id for memory in found] == list(ingested.memory_ids)
+    assert [memory.turn.seq for memory in found if memory.turn] == list(range(count))
+    assert found[-1].created_at == world.clock.now() + timedelta(microseconds=count - 1)
+
+
+@pytest.mark.parametrize("key", [None, "key"])
+@pytest.mark.parametrize("when", ["before_commit", "after_commit"])
+async def test_after_a_failure_between_two_parts_a_retry_stores_what_is_missing(
+    world: Any, key: str | None, when: str
+) -> None:
+    count = 2 * TURNS_PER_COMMIT + 1
+    commits = 0
+
+    async def fail_second(_: Sequence[Change]) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 2:
+            raise RuntimeError
+
+    setattr(world.storage, when, fail_second)
+    with pytest.raises(RuntimeError):
+        await ingest(world, many(count), key=key)
+    setattr(world.storage, when, None)
+    world.clock.pass_time(minutes=1)
+    await ingest(world, many(count), key=key)
+    found = await stored(world)
+    assert [memory.content for memory in found] == [f"turn {number}" for number in range(count)]
+    numbers = [memory.turn.seq for memory in found if memory.turn]
+    assert numbers == sorted(set(numbers))
+
+
+async def test_a_deleted_turn_does_not_come_back(world: Any) -> None:
+    ingested = await ingest(world, turns("keep", "forget"))
+    await world.engine.write.delete(world.call(), ingested.memory_ids[1])
+    again = await ingest(world, turns("keep", "forget"))
+    assert again == Ingested(session_id="s", memory_ids=(), duplicates=2)
+    assert [memory.content for memory in await stored(world)] == ["keep"]
+
+
+async def test_turns_without_a_model_are_stored_and_their_vectors_are_one_job(world: Any) -> None:
+    world.embedder.problem = "no model file"
+    ingested = await ingest(world, turns("a", "b"))
+    assert world.engine.jobs_queued.is_set()
+    job = await world.claim("embed")
+    assert job.payload == {"memory_ids": list(ingested.memory_ids)}
+    assert await world.claim("embed") is None
+
+
+async def test_turns_are_in_the_list_of_their_type(world: Any) -> None:
+    await ingest(world, turns("a"))
+    own = frozenset({world.principal.personal_space_id})
+    where = MemoryFilter(spaces=own, memory_types=frozenset({MemoryType.SESSION}))
+    assert (await world.engine.read.list(world.call(), where, limit=9)).total == 1
+
+
+async def test_beyond_the_plan_earlier_parts_stay(world: Any) -> None:
+    plan = Plan(name="p", requests_per_minute=1, burst=1, max_memories=TURNS_PER_COMMIT)
+    with pytest.raises(QuotaExceeded):
+        await world.engine.ingest.messages(world.call(plan=plan), many(TURNS_PER_COMMIT + 1))
+    assert await world.store.count_memories() == TURNS_PER_COMMIT
+
+
+@pytest.mark.parametrize(
+    ("new", "field"),
+    [
+        (NewTurns(turns=(NewTurn(role="", content="x"),)), "messages[0].role"),
+        (NewTurns(turns=(NewTurn(role="u", content="a"), NewTurn(role="u", content="\x00"))), "messages[1].content"),
+        (NewTurns(turns=(NewTurn(role="u", content="a", seq=-1),)), "messages[0].seq"),
+        (NewTurns(turns=(NewTurn(role="u", content="a", created_at=datetime(2024, 1, 1)),)),  # noqa: DTZ001
+         "messages[0].created_at"),
+        (NewTurns(turns=(), session_id=""), "session_id"),
+        (NewTurns(turns=(), agent_id=""), "agent_id"),
+        (NewTurns(turns=(), source=""), "source"),
+        (NewTurns(turns=(), tags=("",)), "tags"),
+        (NewTurns(turns=(), metadata=float("inf")), "metadata"),
+    ],
+)  # fmt: skip
+async def test_bad_turns_are_refused_by_field_and_nothing_is_stored(world: Any, new: NewTurns, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await ingest(world, new)
+    assert caught.value.field == field
+    assert await world.store.count_memories() == 0
+
+
+async def test_too_many_or_too_large_turns_are_refused(world: Any) -> None:
+    with pytest.raises(TooLarge, match="messages: larger than 10000 items"):
+        await ingest(world, NewTurns(turns=(NewTurn(role="u", content="x"),) * 10_001))
+    with pytest.raises(TooLarge, match=r"messages\[0\].content"):
+        await ingest(world, turns("x" * 1_000_001))

@@ -1,0 +1,192 @@
+"""Keys, accounts and limits."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from polymem.domain.limits import BucketRule
+from polymem.domain.model import KeyId, Plan, Scope, TenantId, UserId
+from polymem.engine.keys import hash_secret, is_plausible_secret
+from polymem.engine.limits import Limits
+from polymem.engine.requests import RateState
+from polymem.errors import Conflict, Forbidden, InvalidInput, NotFound, RateLimited, Unauthenticated
+
+ABSENT: Any = "0190b4a0-0000-7000-8000-000000000000"
+
+
+async def test_the_first_start_makes_one_account_and_a_second_none(world: Any) -> None:
+    assert world.account.secret.startswith("pm_")
+    assert world.account.key.prefix == world.account.secret[:8]
+    assert world.account.key.scopes == frozenset(Scope)
+    assert await world.engine.keys.first_start() is None
+    assert len(await world.engine.accounts.list_tenants()) == 1
+
+
+async def test_a_secret_opens_its_own_account_on_behalf_of_the_agent(world: Any) -> None:
+    principal = await world.engine.keys.authenticate(world.account.secret, agent_id="agent")
+    assert principal == replace(world.principal, agent_id="agent")
+    assert principal.tenant_id == world.account.tenant.id
+    assert principal.personal_space_id == world.account.user.personal_space_id
+    assert principal.plan.name == "self-hosted"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["", "short", "pm_" + "x" * 300, "pm_unknown_but_plausible", "pm_ with spaces in it", "pm_\x00" + "a" * 20],
+)
+async def test_a_secret_that_is_not_ours_opens_nothing(world: Any, secret: str) -> None:
+    with pytest.raises(Unauthenticated, match=r"^invalid API key$"):
+        await world.engine.keys.authenticate(secret)
+
+
+async def test_a_revoked_or_expired_key_opens_nothing_any_more(world: Any) -> None:
+    keys = world.engine.keys
+    until = world.clock.now() + timedelta(hours=1)
+    made = await keys.create(None, name="short", scopes=[Scope.READ], expires_at=until)
+    assert (await keys.authenticate(made.secret)).scopes == {Scope.READ}
+    world.clock.pass_time(hours=1)
+    with pytest.raises(Unauthenticated, match=r"^invalid API key$"):
+        await keys.authenticate(made.secret)
+    revoked = await keys.revoke(world.account.key.id)
+    assert revoked.revoked_at == world.clock.now()
+    with pytest.raises(Unauthenticated, match=r"^invalid API key$"):
+        await keys.authenticate(world.account.secret)
+    assert [key.id for key in await keys.list(None)] == [world.account.key.id, made.key.id]
+
+
+async def test_a_key_of_an_inactive_tenant_is_forbidden(world: Any) -> None:
+    await world.engine.accounts.set_tenant(world.account.tenant.id, is_active=False)
+    with pytest.raises(Forbidden):
+        await world.engine.keys.authenticate(world.account.secret)
+
+
+async def test_an_agent_id_beyond_its_limit_is_refused(world: Any) -> None:
+    with pytest.raises(InvalidInput):
+        await world.engine.keys.authenticate(world.account.secret, agent_id="x" * 256)
+
+
+async def test_provisioning_makes_a_tenant_of_its_own_whose_secret_is_a_uuid(world: Any) -> None:
+    made = await world.engine.keys.provision(name="mem9")
+    assert is_plausible_secret(made.secret)
+    assert made.secret.count("-") == 4
+    assert made.tenant.id != world.account.tenant.id
+    assert (await world.engine.keys.authenticate(made.secret)).tenant_id == made.tenant.id
+
+
+async def test_of_several_first_starts_exactly_one_makes_the_account_with_the_given_secret(world: Any) -> None:
+    with pytest.raises(InvalidInput):
+        await world.engine.keys.first_start(secret="weak")
+    assert await asyncio.gather(*(world.engine.keys.first_start(secret="a-secret-of-my-own") for _ in range(3))) == [
+        None,
+        None,
+        None,
+    ]
+
+
+async def test_a_key_is_made_for_the_named_user_and_spaces(world: Any) -> None:
+    user = await world.engine.accounts.create_user(world.account.tenant.id, "second")
+    made = await world.engine.keys.create(
+        world.account.tenant.id,
+        user_id=user.id,
+        name="k",
+        scopes={Scope.READ},
+        allowed_spaces=frozenset({user.personal_space_id}),
+    )
+    principal = await world.engine.keys.authenticate(made.secret)
+    assert (principal.user_id, principal.allowed_spaces) == (user.id, {user.personal_space_id})
+    assert made.secret not in repr(made.key)
+    assert len(hash_secret(made.secret)) == 32
+
+
+async def test_a_key_for_nobody_or_nothing_is_refused(world: Any) -> None:
+    keys = world.engine.keys
+    with pytest.raises(NotFound, match="tenant not found"):
+        await keys.create(TenantId(ABSENT), name="k", scopes=[Scope.READ])
+    with pytest.raises(NotFound, match="user not found"):
+        await keys.create(None, user_id=UserId(ABSENT), name="k", scopes=[Scope.READ])
+    with pytest.raises(InvalidInput, match="at least one scope"):
+        await keys.create(None, name="k", scopes=[])
+    with pytest.raises(InvalidInput, match="in the future"):
+        await keys.create(None, name="k", scopes=[Scope.READ], expires_at=world.clock.now())
+    with pytest.raises(NotFound, match="key not found"):
+        await keys.revoke(KeyId(ABSENT))
+
+
+async def test_tenants_users_and_plans_are_what_the_operator_sets(world: Any) -> None:
+    accounts = world.engine.accounts
+    plan = Plan(name="small", requests_per_minute=60, burst=2, max_memories=3)
+    assert await accounts.put_plan(plan) == plan
+    assert await accounts.put_plan(replace(plan, name="open", max_memories=None))
+    made = await accounts.create_tenant("acme", "small")
+    assert made.tenant.plan == "small"
+    renamed = await accounts.set_tenant(made.tenant.id, name="acme 2", plan="self-hosted")
+    assert (renamed.name, renamed.plan, renamed.is_active) == ("acme 2", "self-hosted", True)
+    assert [tenant.name for tenant in await accounts.list_tenants()] == ["default", "acme 2"]
+    assert [user.name for user in await accounts.list_users(made.tenant.id)] == ["owner"]
+    assert [known.name for known in await accounts.list_plans()] == ["open", "self-hosted", "small"]
+
+
+async def test_accounts_that_contradict_what_is_there_are_refused(world: Any) -> None:
+    accounts, tenant = world.engine.accounts, world.account.tenant
+    with pytest.raises(NotFound, match="plan not found"):
+        await accounts.create_tenant("acme", "unknown")
+    with pytest.raises(NotFound, match="plan not found"):
+        await accounts.set_tenant(tenant.id, plan="unknown")
+    with pytest.raises(NotFound, match="tenant not found"):
+        await accounts.set_tenant(TenantId(ABSENT))
+    with pytest.raises(NotFound, match="tenant not found"):
+        await accounts.list_users(TenantId(ABSENT))
+    with pytest.raises(NotFound, match="tenant not found"):
+        await accounts.create_user(TenantId(ABSENT), "x")
+    with pytest.raises(Conflict):
+        await accounts.create_user(tenant.id, "owner")
+    for broken in ({"requests_per_minute": 0}, {"burst": 0}, {"max_memories": 0}, {"name": " "}):
+        plan = Plan(name="p", requests_per_minute=1, burst=1, max_memories=None)
+        with pytest.raises(InvalidInput):
+            await accounts.put_plan(replace(plan, **broken))
+
+
+async def test_a_plan_limits_its_tenant_and_says_when_to_come_back(world: Any) -> None:
+    plan = Plan(name="p", requests_per_minute=60, burst=2, max_memories=None)
+    first = replace(world.principal, plan=plan)
+    limits = Limits(world.clock)
+    assert limits.take(first) == RateState(limit=60, remaining=1, reset_seconds=1.0)
+    assert limits.take(first) == RateState(limit=60, remaining=0, reset_seconds=2.0)
+    with pytest.raises(RateLimited) as caught:
+        limits.take(first)
+    assert caught.value.retry_after_seconds == pytest.approx(1.0)
+    assert limits.take(replace(first, tenant_id=TenantId("other"))).remaining == 1
+    world.clock.pass_time(seconds=1)
+    assert limits.take(first).remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "same", "other"),
+    [
+        ("10.0.0.1", "10.0.0.1", "10.0.0.2"),
+        ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"),
+        ("::ffff:10.0.0.1", "10.0.0.1", "::ffff:10.0.0.2"),
+        ("testclient", "testclient", ""),
+    ],
+)
+def test_keyless_requests_are_limited_by_address(world: Any, address: str, same: str, other: str) -> None:
+    limits = Limits(world.clock, anonymous=BucketRule(capacity=1, refill_per_second=0.5))
+    assert limits.take_anonymous(address) == RateState(limit=30, remaining=0, reset_seconds=2.0)
+    with pytest.raises(RateLimited):
+        limits.take_anonymous(same)
+    limits.take_anonymous(other)
+
+
+def test_memory_stays_bounded_however_many_addresses_come(world: Any) -> None:
+    limits = Limits(world.clock, anonymous=BucketRule(capacity=5, refill_per_second=1), max_buckets=10)
+    for number in range(100):
+        limits.take_anonymous(f"10.0.0.{number}")
+    assert len(limits._addresses._buckets) == 10
+    world.clock.pass_time(minutes=1)
+    for _ in range(6):
+        limits.take_anonymous("10.0.0.99")
+        world.clock.pass_time(seconds=2)
+    assert len(limits._addresses._buckets) == 1
