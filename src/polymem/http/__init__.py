@@ -1,0 +1,1 @@
+"""The HTTP edge: application, authentication, limits and the dialects."""

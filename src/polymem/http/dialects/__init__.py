@@ -1,0 +1,1 @@
+"""The published memory APIs, each a thin translator over the engine."""
