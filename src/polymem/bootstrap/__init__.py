@@ -1,0 +1,32 @@
+"""The composition root: settings become adapters, adapters an engine; nothing else chooses one.
+
+`open_engine` is also the in-process API:
+
+    async with open_engine(Settings(data_dir=path)) as engine:
+        first = await first_key(engine, settings)
+        principal = await engine.keys.authenticate(secret)
+"""
+
+from polymem.bootstrap.composition import (
+    Administration,
+    SystemClock,
+    Uuid7Ids,
+    open_administration,
+    open_embedder,
+    open_engine,
+)
+from polymem.bootstrap.directory import FirstKey, ServerRecord, first_key, read_key, read_server
+
+__all__ = [
+    "Administration",
+    "FirstKey",
+    "ServerRecord",
+    "SystemClock",
+    "Uuid7Ids",
+    "first_key",
+    "open_administration",
+    "open_embedder",
+    "open_engine",
+    "read_key",
+    "read_server",
+]

@@ -1,0 +1,154 @@
+"""Settings become adapters, adapters an engine, and everything is closed again in the right order."""
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+
+import uuid_utils
+
+from polymem.config import Settings
+from polymem.engine.accounts import Accounts
+from polymem.engine.engine import Engine
+from polymem.engine.keys import Keys
+from polymem.errors import SettingsInvalid
+from polymem.jobs.worker import EVERY_QUEUE, QUICK_QUEUES, Pace, Worker
+from polymem.ports.inference import Embedder
+from polymem.ports.storage import Storage
+from polymem.storage.blobs.filesystem import FilesystemBlobs
+from polymem.storage.sqlite.storage import SqliteStorage
+
+DATABASE_FILE = "polymem.db"
+BLOB_FOLDER = "blobs"
+POLL_SECONDS = 2.0
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    def now(self) -> datetime:
+        """The present moment, UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds from some fixed moment; never goes back."""
+        return monotonic()
+
+
+class Uuid7Ids:
+    """Ids and secrets from the operating system's randomness."""
+
+    def new_id(self) -> str:
+        """A UUIDv7 (RFC 9562, with a counter within the millisecond): later ids of this process sort later."""
+        return str(uuid_utils.uuid7())
+
+    def new_secret(self) -> str:
+        """32 random bytes as URL-safe text."""
+        return secrets.token_urlsafe(32)
+
+    def new_uuid4(self) -> str:
+        """A random UUID."""
+        return str(uuid.uuid4())
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """What an operator's command works on: the accounts of a data directory, also while a server runs on it."""
+
+    storage: Storage
+    keys: Keys
+    accounts: Accounts
+
+
+@asynccontextmanager
+async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
+    """The data directory is open beside whoever else has it open.
+
+    Raises `SettingsInvalid` when it holds no database.
+    """
+    if not (settings.data_dir / DATABASE_FILE).is_file():
+        raise SettingsInvalid(f"no database in {settings.data_dir}; `polymem serve` makes one (see --data-dir)")
+    clock, ids = SystemClock(), Uuid7Ids()
+    async with _open_storage(settings, owns_directory=False) as storage:
+        keys = Keys(storage, clock, ids)
+        yield Administration(storage=storage, keys=keys, accounts=Accounts(storage, keys, clock, ids))
+
+
+@asynccontextmanager
+async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
+    """The engine over the settings' data directory, with its worker running.
+
+    Afterwards everything that was accepted is stored and every thread has ended. Raises `DataDirectoryLocked` when a
+    server owns the directory.
+    """
+    async with open_running(settings) as running:
+        yield running.engine
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An open engine and the worker that does its background work."""
+
+    engine: Engine
+    worker: Worker
+
+
+@asynccontextmanager
+async def open_running(settings: Settings) -> AsyncIterator[Running]:
+    """What `open_engine` opens, for whoever stops the worker on its own terms."""
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(_open_storage(settings, owns_directory=True))
+        blobs = FilesystemBlobs(settings.data_dir / BLOB_FOLDER)
+        await blobs.remove_partial()
+        embedder = await stack.enter_async_context(open_embedder(settings))
+        engine = Engine(
+            storage=storage,
+            embedder=embedder,
+            blobs=blobs,
+            clock=SystemClock(),
+            ids=Uuid7Ids(),
+            inline_chunks=settings.inline_chunks,
+        )
+        worker = Worker(engine, pace=_pace(settings))
+        worker.start()
+        try:
+            yield Running(engine, worker)
+        finally:
+            await worker.stop(grace_seconds=settings.shutdown_grace_seconds)
+
+
+def _pace(settings: Settings) -> Pace:
+    """How the settings let the worker spend time: with two slots or more, one stays free of imports."""
+    long_runs = max(1, settings.worker_concurrency - 1)
+    quick_runs = settings.worker_concurrency - long_runs
+    return Pace(slots=(EVERY_QUEUE,) * long_runs + (QUICK_QUEUES,) * quick_runs, poll_seconds=POLL_SECONDS)
+
+
+@asynccontextmanager
+async def open_embedder(settings: Settings) -> AsyncIterator[Embedder]:
+    """The embedding model; when its files are damaged or missing its `problem` says so."""
+    from polymem.inference.embedder import LocalEmbedder  # noqa: PLC0415 - 0.4 s that most commands need not wait
+
+    embedder = await asyncio.to_thread(LocalEmbedder.open, settings.model_dir, threads=settings.encoder_threads)
+    try:
+        yield embedder
+    finally:
+        await embedder.close()
+
+
+@asynccontextmanager
+async def _open_storage(settings: Settings, *, owns_directory: bool) -> AsyncIterator[Storage]:
+    storage = await SqliteStorage.open(
+        settings.data_dir,
+        owns_directory=owns_directory,
+        reader_count=settings.reader_threads,
+        vector_bytes=settings.vector_memory_bytes,
+    )
+    try:
+        yield storage
+    finally:
+        await storage.close()

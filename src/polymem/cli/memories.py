@@ -1,0 +1,121 @@
+"""`polymem write` and `polymem recall`: memories from the shell, through the running server or without one."""
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from polymem.bootstrap import Uuid7Ids, first_key, open_engine, read_key, read_server
+from polymem.cli.options import AsJson, Config, DataDir, settings_from
+from polymem.cli.output import moment, print_json, print_rows, say
+from polymem.config import Settings
+from polymem.domain.model import Call, JsonValue
+from polymem.domain.query import MemoryFilter, RecallRequest
+from polymem.domain.scoring import DEFAULT_RELEVANCE_CUT
+from polymem.engine.engine import Engine
+from polymem.engine.requests import NewMemory
+from polymem.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    from polymem.cli.attach import ServerClient
+
+Row = dict[str, JsonValue]
+
+
+def add_to(app: typer.Typer) -> None:
+    """The app has both commands."""
+    app.command("write")(_write)
+    app.command("recall")(_recall)
+
+
+def _write(
+    *,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to remember; - reads standard input.")],
+    tags: Annotated[
+        str, typer.Option("--tags", metavar="LIST", help="Tags, separated by commas.", show_default=False)
+    ] = "",
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remember a text and print its id."""
+    settings = settings_from(data_dir, config)
+    content = sys.stdin.read() if text == "-" else text
+    memory_id = asyncio.run(_written(settings, content, [tag.strip() for tag in tags.split(",") if tag.strip()]))
+    if as_json:
+        print_json({"id": memory_id})
+    else:
+        say(memory_id)
+
+
+def _recall(
+    *,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for, in your own words.")],
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=200, help="Memories at most.")] = 5,
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find memories, best first."""
+    settings = settings_from(data_dir, config)
+    rows = asyncio.run(_recalled(settings, query, limit))
+    print_rows(rows, as_json=as_json, empty="nothing found", columns=("confidence", "created_at", "content"))
+
+
+async def _written(settings: Settings, content: str, tags: list[str]) -> str:
+    server = await _server(settings)
+    if server is not None:
+        return await server.write(content, tags)
+    async with open_engine(settings) as engine:
+        written = await engine.write.memory(await _call(engine, settings), NewMemory(content=content, tags=tuple(tags)))
+        return written.memory.id
+
+
+async def _recalled(settings: Settings, query: str, limit: int) -> list[Row]:
+    server = await _server(settings)
+    if server is not None:
+        return [_row(found) for found in await server.recall(query, limit=limit)]
+    async with open_engine(settings) as engine:
+        call = await _call(engine, settings)
+        where = MemoryFilter(spaces=frozenset({call.principal.personal_space_id}))
+        request = RecallRequest(text=query, where=where, limit=limit, min_relevance=DEFAULT_RELEVANCE_CUT)
+        page = await engine.recall.search(call, request)
+        return [
+            {
+                "id": hit.memory.id,
+                "confidence": round(hit.relevance * 100),
+                "memory_type": hit.memory.memory_type.value,
+                "created_at": moment(hit.memory.created_at),
+                "content": hit.memory.content,
+            }
+            for hit in page.hits
+        ]
+
+
+async def _server(settings: Settings) -> "ServerClient | None":
+    """The server that answers for the data directory, or None: then the command opens the directory itself."""
+    record = read_server(settings.data_dir)
+    if record is None:
+        return None
+    from polymem.cli.attach import ServerClient, is_answering  # noqa: PLC0415 - see there
+
+    return ServerClient(record, _secret(settings)) if await is_answering(record) else None
+
+
+def _row(found: dict[str, JsonValue]) -> Row:
+    return {name: found.get(name) for name in ("id", "confidence", "memory_type", "created_at", "content")}
+
+
+def _secret(settings: Settings) -> str:
+    secret = settings.key or read_key(settings.data_dir)
+    if secret is None:
+        raise Unauthenticated(f"no key: set POLYMEM_KEY, or put one into {settings.data_dir / 'key'}")
+    return secret
+
+
+async def _call(engine: Engine, settings: Settings) -> Call:
+    """The owner of the data directory's key calls; a new directory gets its first key here as in a first start."""
+    await first_key(engine, settings)
+    principal = await engine.keys.authenticate(_secret(settings))
+    return Call(principal=principal, request_id=Uuid7Ids().new_id())
