@@ -25,6 +25,8 @@ from polymem.storage.sqlite.storage import SqliteStorage
 DATABASE_FILE = "polymem.db"
 BLOB_FOLDER = "blobs"
 POLL_SECONDS = 2.0
+# A stop waits this long for a short job to end; a longer one is given back and goes on at the next start.
+JOB_GRACE_SECONDS = 1.0
 
 
 class SystemClock:
@@ -118,7 +120,7 @@ async def open_running(settings: Settings) -> AsyncIterator[Running]:
         try:
             yield Running(engine, worker)
         finally:
-            await worker.stop(grace_seconds=settings.shutdown_grace_seconds)
+            await worker.stop(grace_seconds=min(settings.shutdown_grace_seconds, JOB_GRACE_SECONDS))
 
 
 def _pace(settings: Settings) -> Pace:

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from polymem import __version__
-from polymem.bootstrap.composition import Running, SystemClock, Uuid7Ids, open_running
+from polymem.bootstrap.composition import JOB_GRACE_SECONDS, Running, SystemClock, Uuid7Ids, open_running
 from polymem.bootstrap.directory import FirstKey, ServerRecord, first_key, remove_server, write_server
 from polymem.config import Settings
 from polymem.errors import SettingsInvalid, Unavailable
@@ -125,8 +125,8 @@ class _Server(uvicorn.Server):
         await self._answers()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Requests in flight are answered and the worker has nothing in hand; both had the same grace."""
-        stopping = asyncio.create_task(self._worker.stop(grace_seconds=self._grace_seconds))
+        """Requests in flight are answered and the worker has nothing in hand; a long job was given back."""
+        stopping = asyncio.create_task(self._worker.stop(grace_seconds=min(self._grace_seconds, JOB_GRACE_SECONDS)))
         await super().shutdown(sockets=sockets)
         await stopping
 

@@ -42,8 +42,10 @@ def check_characters(field: str, text: str) -> None:
     """The text can be stored and sent as UTF-8 everywhere: no NUL, no lone surrogate."""
     if "\x00" in text:
         raise InvalidInput(field, "must not contain NUL characters")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidInput(field, "must not contain lone surrogates")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(field, "must not contain lone surrogates") from None
 
 
 def check_content(field: str, text: str, *, max_bytes: int = MAX_CONTENT_BYTES) -> None:

@@ -5,6 +5,7 @@ sets); a change of one is a change of that table.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -149,10 +150,11 @@ def lexical_evidence(weights: Mapping[str, float], terms: Sequence[str], *, aver
     total = sum(weights.values())
     if total <= 0:
         return LexicalEvidence(0.0, 0.0, len(terms))
-    held = sorted(weights.keys() & set(terms))
+    counts = Counter(term for term in terms if term in weights)
+    held = sorted(counts)
     covered = sum(weights[term] for term in held)
     scored = sum(
-        weights[term] * bm25(count=terms.count(term), length=len(terms), average_length=average_length) for term in held
+        weights[term] * bm25(count=counts[term], length=len(terms), average_length=average_length) for term in held
     )
     return LexicalEvidence(covered / total, scored / (total * (BM25_K1 + 1.0)), len(terms))
 

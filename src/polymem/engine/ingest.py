@@ -1,6 +1,6 @@
 """Conversations captured turn by turn, each turn once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from polymem.ports.runtime import Clock, Ids
 from polymem.ports.storage import Storage, Stored, TenantStore
 
 TURNS_PER_COMMIT = 200
+BYTES_PER_COMMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Ingest:
 
         Blocks of recalled memories are cut out of the turns, and turns left empty are skipped. A turn that a
         user deleted stays deleted. Turns without a seq continue the session's. Committed in parts of
-        `TURNS_PER_COMMIT`, each whole or not at all. Raises `InvalidInput`, `TooLarge`, `Forbidden`,
-        `NotFound` for an unknown space, `QuotaExceeded` (earlier parts stay), `IdempotencyConflict`.
+        `TURNS_PER_COMMIT` and `BYTES_PER_COMMIT`, each whole or not at all. Raises `InvalidInput`, `TooLarge`,
+        `Forbidden`, `NotFound` for an unknown space, `QuotaExceeded` (earlier parts stay), `IdempotencyConflict`.
         """
         checked = checked_turns(new)
         conversation = Conversation(
@@ -66,8 +67,7 @@ class Ingest:
         timed = clean_turns(checked.turns, now=self._clock.now())
         store = self._storage.tenant(call.principal.tenant_id)
         stored: list[MemoryId] = []
-        for part, start in enumerate(range(0, len(timed), TURNS_PER_COMMIT)):
-            batch = timed[start : start + TURNS_PER_COMMIT]
+        for part, batch in enumerate(batches(timed)):
             stored.extend(await self._store_batch(call, store, conversation, batch, part))
         return Ingested(
             session_id=conversation.session_id, memory_ids=tuple(stored), duplicates=len(timed) - len(stored)
@@ -105,6 +105,21 @@ class Ingest:
         """A session of its own; the same one again when the same call is retried."""
         claim = claim_of(call)
         return self._ids.new_id() if claim is None else claim.key.removeprefix("call:")[:32]
+
+
+def batches(timed: Sequence[TimedTurn]) -> Iterator[list[TimedTurn]]:
+    """The turns in order, cut so that one commit never holds other writers up for long; the same for a retry."""
+    batch: list[TimedTurn] = []
+    size = 0
+    for each in timed:
+        length = len(each.turn.content.encode())
+        if batch and (len(batch) == TURNS_PER_COMMIT or size + length > BYTES_PER_COMMIT):
+            yield batch
+            batch, size = [], 0
+        batch.append(each)
+        size += length
+    if batch:
+        yield batch
 
 
 def clean_turns(turns: Sequence[NewTurn], *, now: datetime) -> list[TimedTurn]:

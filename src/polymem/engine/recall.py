@@ -183,15 +183,20 @@ def _question(text: str, every: Sequence[str], telling: Sequence[str], statistic
         for term in every
     }
     known = [term for term in telling if statistics.documents_with.get(term, 0) > 0]
-    rarest = frozenset(sorted(known, key=lambda term: (-weights[term], term))[:QUERY_TERMS])
+    rarest, judged = _rarest(known, weights), _rarest(telling, weights)
     return _Question(
         text=text,
         searched=tuple(term for term in known if term in rarest),
         weights=weights,
-        evidence_weights={term: weights[term] for term in telling},
+        evidence_weights={term: weights[term] for term in telling if term in judged},
         documents=statistics.documents,
         average_length=statistics.average_length,
     )
+
+
+def _rarest(asked: Sequence[str], weights: Mapping[str, float]) -> frozenset[str]:
+    """The `QUERY_TERMS` heaviest of the terms, ties by the alphabet."""
+    return frozenset(sorted(asked, key=lambda term: (-weights[term], term))[:QUERY_TERMS])
 
 
 def _pool(arms: _Arms, size: int) -> dict[MemoryId, float]:

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from polymem.domain.access import Action
 from polymem.domain.limits import MAX_BATCH, check_count
-from polymem.domain.model import Call, Memory, MemoryId, MemoryType, SpaceId
+from polymem.domain.model import Call, Memory, MemoryId, MemoryType, Scope, SpaceId
 from polymem.engine.access import Access
 from polymem.engine.audit import AuditAction, audit
 from polymem.engine.checks import check_patch, checked_memory
@@ -37,7 +37,8 @@ from polymem.ports.storage import (
 )
 
 MAX_UPDATE_TRIES = 8
-_DELETES_PER_COMMIT = 200
+# Taking a large text out of the index costs seconds; other writes pass between the commits.
+_DELETES_PER_COMMIT = 50
 _NEVER_A_REVISION = -1
 
 
@@ -102,10 +103,12 @@ class Write:
         """The memory as it is now: its version one higher, or untouched when the patch names nothing.
 
         The model runs outside any transaction; when another change came first, the patch is applied to that.
+        The answer shows the memory, so the key needs the scope to read beside the one to write.
         Raises `NotFound`, `Forbidden`, `InvalidInput`, `TooLarge`, `VersionConflict` when `expected_version` is
         not the present one, `Conflict` when others keep changing it, `IdempotencyConflict`.
         """
         check_patch(patch)
+        self._access.require(call, Scope.READ)
         for _ in range(MAX_UPDATE_TRIES):
             memory = await self._find(call, memory_id, Action.WRITE)
             if patch.expected_version is not None and patch.expected_version != memory.version:

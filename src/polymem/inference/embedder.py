@@ -1,8 +1,8 @@
 """The built-in model behind the Embedder port: off the event loop, batched across requests, queries first.
 
-One thread is kept for queries and `threads` for documents, so that a query never waits for a document. The
-model session is shared between them. Long documents are cut into segments of some four chunks at white space,
-so that no single call of the model is long.
+One thread is kept for queries, `threads` for the beginnings of documents and one for whole documents, so that a
+query never waits for a document, nor a write for a background job. The model session is shared between them. Long
+documents are cut into segments of some four chunks at white space, so that no single call of the model is long.
 """
 
 from collections import OrderedDict
@@ -43,6 +43,7 @@ class LocalEmbedder:
         self._identity = _UNKNOWN if model is None else _identity(model)
         self._queries = None if model is None else Lane(model, "embed-query", _QUERY_LIMITS)
         self._documents = None if model is None else Lane(model, "embed-document", _document_limits(threads))
+        self._whole = None if model is None else Lane(model, "embed-whole", _document_limits(1))
 
     @classmethod
     def open(cls, directory: Path | None = None, *, threads: int = 1) -> Self:
@@ -77,14 +78,13 @@ class LocalEmbedder:
 
     async def embed_texts(self, texts: Sequence[str], *, max_chunks: int | None = None) -> tuple[EmbeddedText, ...]:
         """The vectors of each text, at least one chunk each, at most `max_chunks`."""
-        lane = self._lane(self._documents)
         if max_chunks is None:
-            return await _embed_whole(lane, texts)
-        return await _embed_beginnings(lane, texts, max_chunks)
+            return await _embed_whole(self._lane(self._whole), texts)
+        return await _embed_beginnings(self._lane(self._documents), texts, max_chunks)
 
     async def close(self) -> None:
         """The model's threads have ended."""
-        for lane in (self._queries, self._documents):
+        for lane in (self._queries, self._documents, self._whole):
             if lane is not None:
                 await lane.close()
 

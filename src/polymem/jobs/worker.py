@@ -86,7 +86,10 @@ class Worker:
         self._tasks.append(asyncio.create_task(self._repeat(), name="worker periodic"))
 
     async def stop(self, *, grace_seconds: float = 10.0) -> None:
-        """No job is in hand any more: finished within the grace time, or given back for another worker."""
+        """No job is in hand any more: finished within the grace time, or given back for another worker.
+
+        A job that is given back goes on where its last commit ended, and the attempt does not count.
+        """
         self._stopping.set()
         self._wake.set()
         if self._tasks:

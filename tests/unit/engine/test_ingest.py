@@ -8,7 +8,7 @@ import pytest
 
 from polymem.domain.model import ContentType, Memory, MemoryType, Plan, Turn
 from polymem.domain.query import MemoryFilter
-from polymem.engine.ingest import TURNS_PER_COMMIT
+from polymem.engine.ingest import TURNS_PER_COMMIT, batches, clean_turns
 from polymem.engine.requests import Ingested, NewTurn, NewTurns
 from polymem.errors import InvalidInput, QuotaExceeded, TooLarge
 from polymem.ports.storage import Change
@@ -213,3 +213,11 @@ async def test_too_many_or_too_large_turns_are_refused(world: Any) -> None:
         await ingest(world, NewTurns(turns=(NewTurn(role="u", content="x"),) * 10_001))
     with pytest.raises(TooLarge, match=r"messages\[0\].content"):
         await ingest(world, turns("x" * 1_000_001))
+
+
+def test_large_turns_are_committed_few_at_a_time_and_every_one_is_kept_in_order() -> None:
+    turns = tuple(NewTurn(role="user", content=f"{number} " + "word " * 60_000) for number in range(5))
+    parts = list(batches(clean_turns(turns, now=datetime(2025, 1, 1, tzinfo=UTC))))
+    assert [len(part) for part in parts] == [3, 2]
+    assert [each.turn for part in parts for each in part] == list(turns)
+    assert list(batches([])) == []

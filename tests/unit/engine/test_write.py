@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from polymem.domain.model import ContentType, Memory, MemoryId, MemoryState, MemoryType, Plan, Role, SpaceKind
+from polymem.domain.model import ContentType, Memory, MemoryId, MemoryState, MemoryType, Plan, Role, Scope, SpaceKind
 from polymem.domain.query import ListOrder, MemoryFilter
 from polymem.engine.commits import commit, internal_claim
 from polymem.engine.requests import MemoryPatch, NewMemory, NewTurn, NewTurns
 from polymem.engine.write import MAX_UPDATE_TRIES
 from polymem.errors import (
     Conflict,
+    Forbidden,
     IdempotencyConflict,
     InvalidInput,
     NotFound,
@@ -351,7 +352,7 @@ async def test_deleting_many_that_fails_between_its_commits_is_finished_by_a_ret
     world.storage.before_commit = fail_second
     with pytest.raises(RuntimeError):
         await world.engine.write.delete_many(world.call("key"), ids)
-    assert await world.store.count_memories() == 1
+    assert await world.store.count_memories() == 151
     world.storage.before_commit = None
     assert await world.engine.write.delete_many(world.call("key"), ids) == 201
     assert await world.engine.write.delete_many(world.call("key"), ids) == 201
@@ -422,3 +423,13 @@ async def test_a_port_that_refuses_a_commit_without_guards_is_broken(world: Any)
     )
     with pytest.raises(AssertionError, match="without a guard"):
         await commit(world.store, [guarded], now=world.clock.now(), claim=internal_claim("x"))
+
+
+async def test_a_key_that_may_not_read_learns_nothing_by_an_update(world: Any) -> None:
+    made = (await world.engine.write.memory(world.call(), NewMemory(content="secret"))).memory
+    blind = world.call(scopes=frozenset({Scope.WRITE}))
+    with pytest.raises(Forbidden):
+        await world.engine.write.update(blind, made.id, MemoryPatch())
+    with pytest.raises(Forbidden):
+        await world.engine.write.update(blind, made.id, MemoryPatch(content="other"))
+    assert (await world.engine.read.get(world.call(), made.id)).content == "secret"

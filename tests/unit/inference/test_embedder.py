@@ -139,14 +139,28 @@ async def test_requests_of_different_depth_do_not_share_a_batch() -> None:
     model = SlowModel()
     embedder = _opened(model)
     model.gate.clear()
-    first = asyncio.create_task(embedder.embed_texts(["first"]))
+    first = asyncio.create_task(embedder.embed_texts(["first"], max_chunks=1))
     await _begun(model)
-    whole = asyncio.create_task(embedder.embed_texts(["whole"]))
+    deep = asyncio.create_task(embedder.embed_texts(["deep"], max_chunks=2))
     part = asyncio.create_task(embedder.embed_texts(["part"], max_chunks=1))
     await asyncio.sleep(0)
     model.gate.set()
-    await asyncio.gather(first, whole, part)
-    assert model.calls == [["first"], ["whole"], ["part"]]
+    await asyncio.gather(first, deep, part)
+    assert model.calls == [["first"], ["deep"], ["part"]]
+    await embedder.close()
+
+
+async def test_the_beginning_of_a_document_does_not_wait_for_whole_ones() -> None:
+    model = SlowModel()
+    embedder = _opened(model)
+    model.gate.clear()
+    whole = [asyncio.create_task(embedder.embed_texts([f"whole {number}"])) for number in range(20)]
+    await _begun(model)
+    part = asyncio.create_task(embedder.embed_texts(["part"], max_chunks=1))
+    await _begun(model)
+    assert model.calls[1] == ["part"]
+    model.gate.set()
+    await asyncio.gather(part, *whole)
     await embedder.close()
 
 
@@ -162,9 +176,9 @@ async def test_two_threads_encode_two_batches_at_once() -> None:
     model = SlowModel()
     embedder = _opened(model, threads=2)
     model.gate.clear()
-    one = asyncio.create_task(embedder.embed_texts(["one"]))
+    one = asyncio.create_task(embedder.embed_texts(["one"], max_chunks=1))
     await _begun(model)
-    two = asyncio.create_task(embedder.embed_texts(["two"]))
+    two = asyncio.create_task(embedder.embed_texts(["two"], max_chunks=1))
     await _begun(model)
     assert model.calls == [["one"], ["two"]]
     model.gate.set()
