@@ -8,6 +8,7 @@ which is never listed and which `remove_partial` clears at the next start.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -96,7 +97,7 @@ async def _write_all(file: BinaryIO, chunks: AsyncIterator[bytes], max_bytes: in
         size += len(chunk)
         if size > max_bytes:
             raise TooLarge("blob", max_bytes, "bytes")
-        await _run(lambda piece=chunk: file.write(piece))  # type: ignore[misc]
+        await _run(partial(file.write, chunk))
     return size
 
 
