@@ -334,7 +334,7 @@ class Settings:
         ),
     )
     vector_memory_bytes: int = field(
-        default=1 << 30,
+        default=2 << 30,
         metadata=_row(
             _size(1 << 20), "Memory for vectors kept ready for search; the least used are read again when needed."
         ),

@@ -354,6 +354,43 @@ async def test_no_terms_and_unknown_tenants_have_no_hits(storage: Storage, corpu
     assert await nobody.dense(vector, MODEL, corpus.everywhere(), limit=10) == ()
 
 
+async def test_words_are_searched_by_the_rarest_of_the_telling_ones(corpus: Corpus) -> None:
+    for terms in (("alpha", "beta"), ("alpha", "gamma", "beta"), ("alpha", "delta"), ("alpha", "gamma")):
+        await corpus.put(entry=IndexEntry(terms=terms, embedding=None))
+    every, where = ("beta", "alpha", "missing", "gamma", "delta"), corpus.everywhere()
+    counts = {"beta": 2, "alpha": 4, "missing": 0, "gamma": 2, "delta": 1}
+    for telling, most, searched in (
+        (("gamma", "alpha", "missing", "beta"), 9, ("gamma", "alpha", "beta")),
+        (("gamma", "alpha", "missing", "beta"), 2, ("gamma", "beta")),
+        (("gamma", "alpha", "missing", "beta"), 1, ("beta",)),
+        (("delta", "beta", "delta"), 1, ("delta",)),
+        (("missing",), 9, ()),
+        ((), 9, ()),
+        (("alpha",), 0, ()),
+    ):
+        found = await corpus.index.words(every, telling, where, limit=3, most=most)
+        assert (found.searched, found.statistics.documents_with) == (searched, counts)
+        assert found.hits == await corpus.index.lexical(searched, where, limit=3)
+    assert (await corpus.index.words(every, ("beta",), where, limit=0, most=9)).hits == ()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_words_find_what_the_lexical_arm_finds_after_any_changes(corpus: Corpus, seed: int) -> None:
+    random = Random(seed)
+    for _ in range(60):
+        await corpus.change()
+        every = random.sample(TERMS, 6)
+        found = await corpus.index.words(every, every[2:], corpus.everywhere(), limit=20, most=3)
+        counts = {term: sum(term in entry.terms for _, entry in corpus.kept.values()) for term in every}
+        lengths = [len(entry.terms) for _, entry in corpus.kept.values()]
+        assert found.statistics.documents_with == counts
+        assert found.statistics.documents == len(lengths)
+        assert found.statistics.average_length == pytest.approx(sum(lengths) / max(len(lengths), 1))
+        rarest = sorted((counts[term], term) for term in every[2:] if counts[term])[:3]
+        assert found.searched == tuple(term for term in every[2:] if (counts[term], term) in rarest)
+        assert found.hits == await corpus.index.lexical(found.searched, corpus.everywhere(), limit=20)
+
+
 async def test_what_another_tenant_writes_moves_no_score(storage: Storage, corpus: Corpus, make: Any) -> None:
     for _ in range(20):
         await corpus.put()
@@ -363,7 +400,7 @@ async def test_what_another_tenant_writes_moves_no_score(storage: Storage, corpu
         return (
             await corpus.index.lexical(TERMS[:3], corpus.everywhere(), limit=10),
             await corpus.index.dense(vector, MODEL, corpus.everywhere(), limit=10),
-            await corpus.index.term_statistics(TERMS[:3]),
+            await corpus.index.words(TERMS[:3], TERMS[:2], corpus.everywhere(), limit=10, most=9),
         )
 
     before = await answers()

@@ -138,6 +138,16 @@ async def test_a_key_needs_its_tenant_its_user_and_a_secret_of_its_own(
     assert await storage.directory.list_keys(None) == (account.key,)
 
 
+async def test_the_mark_stays_while_nothing_is_committed_and_moves_with_a_commit(
+    storage: Storage, account: NewAccount, make: Made
+) -> None:
+    before = storage.directory.mark()
+    await storage.directory.find_credentials(account.key_hash)
+    assert storage.directory.mark() == before
+    await storage.directory.revoke_key(account.key.id, now=make.at(5))
+    assert storage.directory.mark() != before
+
+
 async def test_revoking_a_key_again_keeps_the_first_time(storage: Storage, account: NewAccount, make: Made) -> None:
     revoked = replace(account.key, revoked_at=make.at(5))
     assert await storage.directory.revoke_key(account.key.id, now=make.at(5)) == revoked

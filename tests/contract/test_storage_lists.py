@@ -259,6 +259,26 @@ async def test_session_messages_are_the_first_of_each_session_by_time_seq_and_id
     assert await store.list_session_messages(["a"], frozenset(), limit_per_session=2) == ()
 
 
+async def test_an_identity_is_known_when_a_memory_has_it_or_it_was_forgotten(
+    make: Made, account: NewAccount, storage: Storage, store: TenantStore
+) -> None:
+    rival = make.account("rival")
+    await storage.directory.create_account(rival)
+    held, gone, freed = [make.turn(account, "s", seq) for seq in range(3)]
+    puts = [make.put(memory, identity=name) for memory, name in ((held, "held"), (gone, "gone"), (freed, "freed"))]
+    await store.commit(puts, now=make.at())
+    spaces = frozenset({account.space.id})
+    deletions = [
+        DeleteMemory(memory_id=gone.id, spaces=spaces, remembers_identity=True),
+        DeleteMemory(memory_id=freed.id, spaces=spaces),
+    ]
+    await store.commit(deletions, now=make.at())
+    asked = ["gone", "new", "held", "held", "freed", 'odd " name']
+    assert await store.known_identities(asked) == {"held", "gone"}
+    assert await store.known_identities([]) == frozenset()
+    assert await storage.tenant(rival.tenant.id).known_identities(asked) == frozenset()
+
+
 async def test_the_last_seq_is_of_the_turns_of_one_session_in_one_space(
     make: Made, account: NewAccount, store: TenantStore
 ) -> None:

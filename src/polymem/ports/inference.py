@@ -16,12 +16,13 @@ class QueryEmbedding:
     """A query as vectors.
 
     `embedding` is float32 (dimension,), unit length; `token_vectors` float32 (tokens, token_dimension), unit rows;
-    `tokens` the character span in the query of each row.
+    `tokens` the character span in the query of each row; `unknown` the spans that the model has no token for.
     """
 
     embedding: NDArray[np.float32]
     token_vectors: NDArray[np.float32]
     tokens: tuple[tuple[int, int], ...]
+    unknown: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,10 @@ class Embedder(Protocol):
 
     async def embed_texts(self, texts: Sequence[str], *, max_chunks: int | None = None) -> tuple[EmbeddedText, ...]:
         """The vectors of each text, at least one chunk each, at most `max_chunks`."""
+        ...
+
+    def token_spans(self, text: str) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """For each chunk of a text the character span of each of its token vectors; no chunks without a model."""
         ...
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ Every method of a `TenantStore` is bound to the tenant it was made for; there is
 All methods may raise `StorageUnavailable`, `StorageFull`, `StorageReadOnly` or `StorageDamaged`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -71,10 +71,14 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
-    """What makes a memory findable: all its terms in order (with repeats) and, when made, its vectors."""
+    """What makes a memory findable: all its terms in order (with repeats) and, when made, its vectors.
+
+    `traits` are the engine's own few bytes about the text; storage keeps them as they are.
+    """
 
     terms: tuple[str, ...]
     embedding: Embedding | None
+    traits: bytes = b""
 
 
 # --- changes ---------------------------------------------------------------------------------------------
@@ -360,6 +364,10 @@ class TenantStore(Protocol):
         """The highest seq among the turns of a session, or None when it has no turn."""
         ...
 
+    async def known_identities(self, identities: Sequence[str]) -> frozenset[str]:
+        """Those of these identities under which `PutMemory` would store nothing: they are there, or forgotten."""
+        ...
+
     async def count_memories(self) -> int:
         """How many memories the tenant holds, in every state and space."""
         ...
@@ -414,6 +422,10 @@ class Directory(Protocol):
 
     async def find_credentials(self, key_hash: bytes) -> Credentials | None:
         """What the key of this hash opens, or None when there is no such key."""
+        ...
+
+    def mark(self) -> Hashable:
+        """A value that any commit changes, told without waiting; commits some milliseconds apart may share one."""
         ...
 
     async def create_account(self, account: NewAccount, *, only_if_empty: bool = False) -> bool:

@@ -3,23 +3,29 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import TypeVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from polymem.domain.model import MemoryId, ModelIdentity, SpaceId, TenantId
+from polymem.domain.model import ModelIdentity, SpaceId, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.errors import StorageDamaged, StorageUnavailable
 from polymem.ports.storage import EmbeddedChunk, Embedding, IndexEntry
-from polymem.storage.sqlite import index_documents, index_postings, vector_rows, vectors
+from polymem.storage.sqlite import index_documents, index_postings, lexical, vector_rows, vectors
 from polymem.storage.sqlite.connection import Database
+from polymem.storage.sqlite.index_arrays import sparse_nonzero
+from polymem.storage.sqlite.index_postings import Postings
 from polymem.storage.sqlite.index_rows import put_entry, remove_entry, set_embedding
+from polymem.storage.sqlite.index_terms import pack_terms
+from polymem.storage.sqlite.lexical import posted_frequencies
 from polymem.storage.sqlite.search import SqliteSearch
 from polymem.storage.sqlite.transaction import next_number
-from polymem.storage.sqlite.vector_rows import VectorRows
+from polymem.storage.sqlite.vector_rows import VectorRows, heavy_words
 from polymem.storage.sqlite.vectors import VectorIndexes
 
 Result = TypeVar("Result")
@@ -91,9 +97,7 @@ class Tenant:
             for name in names:
                 doc_no = self.numbers.pop(name)
                 self._move(connection, -1)
-                remove_entry(
-                    connection, tenant_id=self.id, tenant_no=self.number, memory_id=MemoryId(name), doc_no=doc_no
-                )
+                remove_entry(connection, tenant_id=self.id, tenant_no=self.number, doc_no=doc_no)
                 connection.execute("DELETE FROM memories WHERE memory_id = ?", (name,))
                 connection.execute(
                     "INSERT INTO tombstones VALUES (?, ?, 'space', ?, 0, ?)", (self.id, name, doc_no, self.change_no)
@@ -105,7 +109,7 @@ class Tenant:
         def unit(connection: sqlite3.Connection) -> None:
             self._move(connection, 0)
             connection.execute("UPDATE memories SET change_no = ? WHERE memory_id = ?", (self.change_no, name))
-            set_embedding(connection, tenant_id=self.id, memory_id=MemoryId(name), embedding=embedding_of(row))
+            set_embedding(connection, tenant_no=self.number, doc_no=self.numbers[name], embedding=embedding_of(row))
 
         await self.database.write(unit)
 
@@ -122,7 +126,6 @@ class Tenant:
             connection,
             tenant_id=self.id,
             tenant_no=self.number,
-            memory_id=MemoryId(name),
             doc_no=doc_no,
             entry=IndexEntry(terms=("cat", name), embedding=embedding_of(unit_row(doc_no))),
         )
@@ -152,8 +155,8 @@ async def tenant(database: Database) -> Tenant:
 async def found(search: SqliteSearch, where: MemoryFilter = EVERYWHERE) -> set[str]:
     """The names of all memories that the dense arm finds; the lexical arm finds the same."""
     dense = await search.dense(unit_row(0), MODEL, where, limit=10_000)
-    lexical = await search.lexical(("cat",), where, limit=10_000)
-    assert {hit.memory_id for hit in lexical} == {hit.memory_id for hit in dense}
+    by_words = await search.lexical(("cat",), where, limit=10_000)
+    assert {hit.memory_id for hit in by_words} == {hit.memory_id for hit in dense}
     return {str(hit.memory_id) for hit in dense}
 
 
@@ -164,7 +167,7 @@ async def test_callers_at_the_same_time_load_a_large_tenant_once(
     loaded: list[int] = []
     append = VectorRows._append
 
-    def counting(self: VectorRows, batch: list[tuple[int, bytes]], documents: index_documents.Documents) -> None:
+    def counting(self: VectorRows, batch: list[tuple[int, bytes, bytes]], documents: index_documents.Documents) -> None:
         loaded.append(len(batch))
         append(self, batch, documents)
 
@@ -299,13 +302,13 @@ async def test_a_tenant_too_large_for_memory_is_scanned_from_its_rows(
 async def test_loading_that_fails_half_way_leaves_nothing_wrong_behind(
     database: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_documents, "BATCH_ROWS", 2)
+    monkeypatch.setattr(index_documents, "POSTING_ROWS", 2)
     monkeypatch.setattr(vector_rows, "BATCH_ROWS", 2)
     await tenant.put("a", "b", "c", "d", "e")
 
     def damage(connection: sqlite3.Connection) -> bytes:
-        (row,) = connection.execute("SELECT embedding FROM chunks WHERE memory_id = 'e'").fetchone()
-        connection.execute("UPDATE chunks SET embedding = x'00' WHERE memory_id = 'e'")
+        (row,) = connection.execute("SELECT embeddings FROM index_entries WHERE doc_no = 5").fetchone()
+        connection.execute("UPDATE index_entries SET embeddings = x'00' WHERE doc_no = 5")
         return bytes(row)
 
     stored = await database.write(damage)
@@ -315,37 +318,39 @@ async def test_loading_that_fails_half_way_leaves_nothing_wrong_behind(
     await tenant.delete("a")
 
     def repair(connection: sqlite3.Connection) -> None:
-        connection.execute("UPDATE chunks SET embedding = ? WHERE memory_id = 'e'", (stored,))
+        connection.execute("UPDATE index_entries SET embeddings = ? WHERE doc_no = 5", (stored,))
 
     await database.write(repair)
     assert await found(search) == {"b", "c", "d", "e"}
 
 
-async def test_of_terms_too_common_to_read_whole_the_newest_memories_are_scored(
+async def test_terms_too_common_to_read_add_to_what_rarer_ones_found(
     database: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_postings, "MAX_POSTINGS", 10)
     names = [f"m{number:02}" for number in range(40)]
     await tenant.put(*names)
     search = SqliteSearch(database, VectorIndexes(database), tenant.id)
-    newest = await search.lexical(("cat",), EVERYWHERE, limit=100)
-    assert {hit.memory_id for hit in newest} == set(names[30:])
-    rare_first = await search.lexical(("cat", "m03", "m05"), EVERYWHERE, limit=100)
-    assert [hit.memory_id for hit in rare_first[:2]] == ["m03", "m05"]
-    assert {hit.memory_id for hit in rare_first[2:]} == set(names[32:])
-    many_rare = await search.lexical(("cat", *names[:12]), EVERYWHERE, limit=100)
-    assert {hit.memory_id for hit in many_rare} == set(names[:10])
+    exact = await search.lexical(("cat", "m03", "m05"), EVERYWHERE, limit=100)
+    assert len(exact) == 40
+    monkeypatch.setattr(lexical, "MAX_POSTINGS", 10)
+    monkeypatch.setattr(lexical, "MAX_PROMISING", 4)
+    bounded = await search.lexical(("cat", "m03", "m05"), EVERYWHERE, limit=100)
+    assert bounded == exact[:2]
+    six = await search.lexical(("cat", *names[:6]), EVERYWHERE, limit=100)
+    assert len(six) == 6
+    assert [hit.score for hit in six[:4]] > [hit.score for hit in six[4:]]
+    alone = await search.lexical(("cat",), EVERYWHERE, limit=100)
+    assert {hit.memory_id for hit in alone} == set(names)
 
 
-async def test_texts_too_long_to_count_them_all_are_scored_best_first(
+async def test_where_few_pass_every_one_is_scored_exactly_however_common_the_terms(
     database: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_postings, "MAX_CANDIDATE_TERMS", 7)
-    await tenant.put(*(f"m{number}" for number in range(10)))
+    await tenant.put(*(f"m{number:02}" for number in range(40)))
     search = SqliteSearch(database, VectorIndexes(database), tenant.id)
-    hits = await search.lexical(("cat", "m4"), EVERYWHERE, limit=100)
-    assert len(hits) == 3
-    assert hits[0].memory_id == "m4"
+    exact = await search.lexical(("cat", "m03"), EVERYWHERE, limit=100)
+    monkeypatch.setattr(lexical, "MAX_POSTINGS", 1)
+    assert await search.lexical(("cat", "m03"), EVERYWHERE, limit=100) == exact
 
 
 async def test_without_room_for_a_hit_nothing_is_read(database: Database, tenant: Tenant) -> None:
@@ -387,3 +392,58 @@ async def test_reading_and_deleting_at_the_same_time_never_finds_what_was_gone_b
             assert set(names[20:]) <= {hit.memory_id for hit in hits}
 
     await asyncio.gather(delete(), look(), look())
+
+
+@pytest.mark.parametrize("largest", [1, 500, 1 << 20])
+def test_postings_settled_after_a_load_say_the_same_in_fewer_segments(
+    monkeypatch: pytest.MonkeyPatch, largest: int
+) -> None:
+    monkeypatch.setattr(index_postings, "_LARGEST_MERGED", 40)
+    monkeypatch.setattr(index_postings, "_LARGEST_SETTLED", largest)
+    random, names, postings = Random(largest), [f"w{number}" for number in range(30)], Postings()
+    kept: dict[int, list[str]] = {}
+    for first in range(0, 300, 20):
+        # Some of those before are written anew, so that segments overlap.
+        positions = sorted({*range(first, first + 20), *random.sample(range(first + 1), min(first, 3))})
+        kept |= {position: random.choices(names, k=random.randint(0, 6)) for position in positions}
+        postings.write(np.array(positions), [pack_terms(kept[position]) for position in positions])
+
+    def counted() -> dict[str, dict[int, int]]:
+        places = np.arange(300, dtype=np.int32)
+        held = posted_frequencies(postings.view(), places, names)
+        return {name: {place: each[name] for place, each in enumerate(held) if name in each} for name in names}
+
+    expected = {
+        name: {place: terms.count(name) for place, terms in sorted(kept.items()) if name in terms} for name in names
+    }
+    before = len(postings.view().segments)
+    assert counted() == expected
+    postings.settle()
+    assert counted() == expected
+    sizes = [len(segment.positions) for segment in postings.view().segments]
+    assert all(first + second > largest for first, second in pairwise(sizes))
+    assert (len(sizes) == 1) is (largest == 1 << 20)
+    assert len(sizes) <= before
+    assert {name: sum(each.size for each in lists) for name, lists in postings.view().find_terms(names).items()} == {
+        name: len(places) for name, places in expected.items()
+    }
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 64, 1001])
+def test_where_a_mask_is_true_is_found_as_numpy_finds_it(length: int) -> None:
+    random = np.random.default_rng(length)
+    for share in (0.0, 0.01, 0.5, 1.0):
+        mask = random.random(length) < share
+        assert sparse_nonzero(mask).tolist() == np.flatnonzero(mask).tolist()
+
+
+@pytest.mark.parametrize(("dimension", "heavy"), [(1, 1), (5, 3), (64, 32), (384, 192), (510, 255), (1024, 255)])
+def test_the_heavier_half_of_the_dimensions_is_compared_and_never_more_than_a_byte_counts(
+    dimension: int, heavy: int
+) -> None:
+    vector = np.random.default_rng(dimension).standard_normal(dimension).astype(np.float32)
+    words = heavy_words(vector)
+    bits = np.unpackbits(words.view(np.uint8))[:dimension].astype(np.bool_)
+    assert int(np.bitwise_count(words).sum()) == int(bits.sum()) == heavy
+    weights = np.abs(vector)
+    assert weights[bits].min() >= weights[~bits].max(initial=0)

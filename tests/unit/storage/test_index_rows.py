@@ -12,22 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polymem.domain.model import MemoryId, ModelIdentity, SpaceId, TenantId
+from polymem.domain.model import ModelIdentity, SpaceId, TenantId
 from polymem.domain.query import MemoryFilter
-from polymem.domain.text import terms
 from polymem.errors import StorageDamaged
 from polymem.ports.storage import EmbeddedChunk, Embedding, IndexEntry
 from polymem.storage.sqlite.driver import connect
 from polymem.storage.sqlite.filters import microseconds, one_of, where_clause
 from polymem.storage.sqlite.index_arrays import with_room
-from polymem.storage.sqlite.index_postings import term_frequencies
-from polymem.storage.sqlite.index_rows import fts_text, fts_token, join_terms, put_entry, remove_entry, split_terms
+from polymem.storage.sqlite.index_rows import put_entry, remove_entry
+from polymem.storage.sqlite.index_terms import clip_counts, codes_of, pack_terms, term_code, unpack_terms
+from polymem.storage.sqlite.lexical import frequencies_of
 from polymem.storage.sqlite.migrate import migrate
 
 TENANT = TenantId("t")
 # What can be stored as text at all: lone surrogates are refused at the edge.
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-words = st.lists(texts.filter(lambda text: text != "" and " " not in text and "\0" not in text), max_size=8)
+words = st.lists(texts, max_size=8)
 
 
 @pytest.fixture
@@ -38,53 +38,47 @@ def migrated(tmp_path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def tokens_of(text: str) -> list[str]:
-    """The tokens that FTS5 makes of a text."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE VIRTUAL TABLE f USING fts5 (terms, content='', tokenize=\"ascii tokenchars '_'\")")
-        connection.execute("CREATE VIRTUAL TABLE v USING fts5vocab (f, instance)")
-        connection.execute("INSERT INTO f (rowid, terms) VALUES (1, ?)", (text,))
-        return [term for (term,) in connection.execute("SELECT term FROM v ORDER BY offset")]
-
-
 @given(words)
-def test_every_term_is_one_token_of_fts5_and_comes_out_as_it_went_in(given_terms: list[str]) -> None:
-    assert tokens_of(fts_text(7, given_terms)) == [fts_token(7, term) for term in given_terms]
+def test_packed_terms_are_the_distinct_codes_in_order_with_their_counts(given_terms: list[str]) -> None:
+    codes, counts, sizes = unpack_terms([pack_terms(given_terms), pack_terms(())])
+    expected = sorted((term_code(term), count) for term, count in Counter(given_terms).items())
+    assert list(zip(codes.tolist(), counts.tolist(), strict=True)) == expected
+    assert sizes.tolist() == [len(expected), 0]
 
 
-@given(texts)
-def test_every_term_of_every_text_is_one_token_of_fts5(text: str) -> None:
-    found = terms(text)
-    assert tokens_of(fts_text(1, found)) == [fts_token(1, term) for term in found]
+def test_counts_of_any_size_are_kept_whole_in_a_file_and_bounded_in_memory() -> None:
+    many = ("a",) * 70_000 + ("b",) * 3
+    few = ("c", "c")
+    codes, counts, sizes = unpack_terms([pack_terms(few), pack_terms(many)])
+    assert sizes.tolist() == [1, 2]
+    assert dict(zip(codes.tolist(), counts.tolist(), strict=True)) == {
+        term_code("a"): 70_000,
+        term_code("b"): 3,
+        term_code("c"): 2,
+    }
+    assert sorted(clip_counts(counts).tolist()) == [2, 3, 65_535]
 
 
-@given(words)
-def test_different_terms_and_tenants_never_share_a_token(given_terms: list[str]) -> None:
-    distinct = set(given_terms)
-    tokens = {fts_token(tenant_no, term) for tenant_no in (1, 11) for term in distinct}
-    assert len(tokens) == 2 * len(distinct)
+def test_the_code_of_a_term_is_the_same_in_every_file() -> None:
+    assert codes_of(["cat", "", "\ud800"]).tolist() == [
+        3429664268601861939,
+        13020603013274838756,
+        7497787021708494914,
+    ]
 
 
-@given(words)
-def test_joined_terms_are_split_into_the_same_terms(given_terms: list[str]) -> None:
-    assert split_terms(join_terms(given_terms)) == tuple(given_terms)
+@pytest.mark.parametrize("damaged", [(b"1234567", b"\1"), (b"12345678", b""), (b"12345678" * 2, b"\1" * 5)])
+def test_terms_that_are_not_whole_say_that_the_storage_is_damaged(damaged: tuple[bytes, bytes]) -> None:
+    with pytest.raises(StorageDamaged):
+        unpack_terms([damaged])
 
 
-@pytest.mark.parametrize("broken", [("a b",), ("",), ("a", ""), ("", ""), (" ",)])
-def test_a_term_that_is_empty_or_holds_a_space_is_refused(broken: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="empty or holds a space"):
-        join_terms(broken)
-
-
-@given(words, words, st.lists(st.sampled_from(["a", "b", "aa", "ab"]), max_size=20))
-def test_frequencies_are_plain_counts_for_few_and_for_many_terms(
-    given_terms: list[str], asked: list[str], letters: list[str]
-) -> None:
-    entry = [*given_terms, *letters]
-    for wanted in ([*asked, *letters[:3]], [*asked, *letters, *(f"z{number}" for number in range(20))]):
-        counted = Counter(entry)
-        expected = {term: counted[term] for term in dict.fromkeys(wanted) if counted[term]}
-        assert term_frequencies(join_terms(entry), dict.fromkeys(wanted, 0)) == expected
+@given(words, words)
+def test_frequencies_are_plain_counts_of_the_asked_terms(given_terms: list[str], asked: list[str]) -> None:
+    stored = [pack_terms(given_terms), pack_terms(asked)]
+    found = frequencies_of(*unpack_terms(stored), {term_code(term): term for term in asked})
+    plain = Counter(given_terms)
+    assert found == [{term: plain[term] for term in set(asked) & set(given_terms)}, dict(Counter(asked))]
 
 
 def test_growing_keeps_what_is_there_and_leaves_old_views_alone() -> None:
@@ -145,9 +139,9 @@ def test_vectors_of_another_size_than_their_models_are_refused(
     model = ModelIdentity(name="m", revision="1", dimension=8, token_dimension=4)
     entry = IndexEntry(terms=("a",), embedding=Embedding(model=model, chunks=(chunk,), is_complete=True))
     with pytest.raises(ValueError, match="shape"):
-        put_entry(migrated, tenant_id=TENANT, tenant_no=1, memory_id=MemoryId("m"), doc_no=1, entry=entry)
+        put_entry(migrated, tenant_id=TENANT, tenant_no=1, doc_no=1, entry=entry)
 
 
 def test_removing_what_has_no_entry_says_that_the_storage_is_damaged(migrated: sqlite3.Connection) -> None:
     with pytest.raises(StorageDamaged):
-        remove_entry(migrated, tenant_id=TENANT, tenant_no=1, memory_id=MemoryId("m"), doc_no=1)
+        remove_entry(migrated, tenant_id=TENANT, tenant_no=1, doc_no=1)

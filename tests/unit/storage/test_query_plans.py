@@ -44,6 +44,7 @@ READS: dict[str, Read] = {
     "versions": lambda storage: storage.tenant(TenantId("a")).list_versions(MemoryId("m"), TWO),
     "session": lambda storage: storage.tenant(TenantId("a")).list_session_messages(["x"], TWO, limit_per_session=9),
     "last seq": lambda storage: storage.tenant(TenantId("a")).last_seq("x", SpaceId("s")),
+    "known identities": lambda storage: storage.tenant(TenantId("a")).known_identities(["x", "y"]),
     "count": lambda storage: storage.tenant(TenantId("a")).count_memories(),
     "without vectors": lambda storage: storage.tenant(TenantId("a")).list_without_vectors(MODEL, limit=9),
     "spaces": lambda storage: storage.tenant(TenantId("a")).list_spaces(UserId("u")),

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from polymem.ports.storage import Finding, FindingKind
 from polymem.storage.sqlite.driver import connect, storage_error
-from polymem.storage.sqlite.index_check import NAMED_AT_MOST, check_term_counts, check_token_table, verdict
+from polymem.storage.sqlite.index_check import NAMED_AT_MOST, check_entries, check_totals, verdict
+from polymem.storage.sqlite.index_rows import CHUNK_BYTES
 
 
 class OnDisk(Protocol):
@@ -96,45 +97,37 @@ _RULES = (
         " HAVING count(*) > 1 OR doc_no > (SELECT value FROM counters WHERE name = 'doc_no')",
     ),
     _Rule(
-        kind=FindingKind.COUNTS,
-        subject="counts are kept of known tenants only",
-        compared="SELECT count(*) FROM tenants",
-        differing="SELECT DISTINCT 'tenant ' || tenant_id FROM term_counts"
-        " WHERE tenant_id NOT IN (SELECT tenant_id FROM tenants)",
-    ),
-    _Rule(
         kind=FindingKind.TERMS,
         subject="every memory has one index entry under its own number",
         compared="SELECT count(*) FROM memories",
-        differing="SELECT 'memory ' || m.memory_id FROM memories AS m LEFT JOIN index_entries AS e"
-        " ON e.tenant_id = m.tenant_id AND e.memory_id = m.memory_id WHERE e.doc_no IS NOT m.doc_no",
+        differing="SELECT 'memory ' || m.memory_id FROM memories AS m JOIN tenants AS n ON n.tenant_id = m.tenant_id"
+        " LEFT JOIN index_entries AS e ON e.doc_no = m.doc_no AND e.tenant_no = n.tenant_no WHERE e.doc_no IS NULL",
     ),
     _Rule(
         kind=FindingKind.TERMS,
-        subject="every index entry belongs to a memory and has the length of its terms",
+        subject="every index entry belongs to a memory",
         compared="SELECT count(*) FROM index_entries",
-        differing="SELECT 'memory ' || e.memory_id FROM index_entries AS e LEFT JOIN memories AS m"
-        " ON m.tenant_id = e.tenant_id AND m.memory_id = e.memory_id WHERE m.memory_id IS NULL OR e.length <>"
-        " CASE e.terms WHEN '' THEN 0 ELSE length(e.terms) - length(replace(e.terms, ' ', '')) + 1 END",
+        differing="SELECT 'document ' || doc_no FROM index_entries WHERE doc_no NOT IN (SELECT doc_no FROM memories)",
     ),
     _Rule(
         kind=FindingKind.VECTORS,
-        subject="every chunk belongs to an index entry, by its model and of that model's size",
-        compared="SELECT count(*) FROM chunks",
-        differing="SELECT DISTINCT 'memory ' || c.memory_id FROM chunks AS c LEFT JOIN index_entries AS e"
-        " ON e.tenant_id = c.tenant_id AND e.memory_id = c.memory_id LEFT JOIN models AS o ON o.model_no = c.model_no"
-        " WHERE e.model_no IS NOT c.model_no OR o.model_no IS NULL OR length(c.embedding) <> 2 * o.dimension"
-        " OR length(c.token_vectors) % o.token_dimension <> 0 OR c.start_offset > c.end_offset",
+        subject="an index entry has chunks exactly when it names a model, with embeddings of that model's size",
+        compared="SELECT count(*) FROM index_entries",
+        differing="SELECT 'document ' || e.doc_no FROM index_entries AS e LEFT JOIN models AS o"
+        " ON o.model_no = e.model_no WHERE CASE WHEN e.model_no IS NULL"
+        " THEN e.is_complete = 1 OR length(e.chunks) > 0 OR length(e.embeddings) > 0"
+        f" ELSE o.model_no IS NULL OR length(e.chunks) % {CHUNK_BYTES} <> 0"
+        " OR (e.is_complete = 1 AND length(e.chunks) = 0)"
+        f" OR length(e.embeddings) * {CHUNK_BYTES} <> length(e.chunks) * 2 * o.dimension END",
     ),
     _Rule(
         kind=FindingKind.VECTORS,
-        subject="an index entry has chunks, numbered from 0, exactly when it names a model",
-        compared="SELECT count(*) FROM index_entries",
-        differing="SELECT 'memory ' || memory_id FROM (SELECT e.memory_id, e.model_no, e.is_complete,"
-        " (SELECT count(*) FROM chunks AS c WHERE c.tenant_id = e.tenant_id AND c.memory_id = e.memory_id) AS number,"
-        " (SELECT max(chunk_no) FROM chunks AS c WHERE c.tenant_id = e.tenant_id AND c.memory_id = e.memory_id) AS last"
-        " FROM index_entries AS e) WHERE (model_no IS NULL AND (number > 0 OR is_complete = 1))"
-        " OR (model_no IS NOT NULL AND is_complete = 1 AND number = 0) OR last <> number - 1",
+        subject="an index entry has token vectors exactly when it names a model",
+        compared="SELECT count(*) FROM token_vectors",
+        differing="SELECT 'document ' || e.doc_no FROM index_entries AS e LEFT JOIN token_vectors AS t"
+        " ON t.doc_no = e.doc_no AND t.tenant_no = e.tenant_no WHERE (e.model_no IS NULL) <> (t.doc_no IS NULL)"
+        " UNION ALL SELECT 'document ' || doc_no FROM token_vectors"
+        " WHERE doc_no NOT IN (SELECT doc_no FROM index_entries)",
     ),
     _Rule(
         kind=FindingKind.JOBS,
@@ -161,7 +154,6 @@ async def check(database: OnDisk) -> tuple[Finding, ...]:
 def _check_file(path: Path) -> tuple[Finding, ...]:
     try:
         with closing(connect(path, is_reader=True)) as connection:
-            _open_token_table(connection)
             connection.execute("BEGIN")
             return tuple(_all_findings(connection))
     except sqlite3.Error as error:
@@ -171,19 +163,12 @@ def _check_file(path: Path) -> tuple[Finding, ...]:
         raise known from error
 
 
-def _open_token_table(connection: sqlite3.Connection) -> None:
-    """The places of all tokens can be read; the table that shows them is this connection's own."""
-    connection.execute("PRAGMA query_only = OFF")
-    connection.execute("CREATE VIRTUAL TABLE temp.token_places USING fts5vocab (main, terms_fts, instance)")
-    connection.execute("PRAGMA query_only = ON")
-
-
 def _all_findings(connection: sqlite3.Connection) -> Iterator[Finding]:
     yield from _guarded(FindingKind.SCHEMA, lambda: [_check_structure(connection)])
     for rule in _RULES:
         yield from _guarded(rule.kind, partial(_apply, connection, rule))
-    yield from _guarded(FindingKind.TERMS, lambda: [check_token_table(connection)])
-    yield from _guarded(FindingKind.COUNTS, lambda: list(check_term_counts(connection)))
+    yield from _guarded(FindingKind.TERMS, lambda: list(check_entries(connection)))
+    yield from _guarded(FindingKind.COUNTS, lambda: [check_totals(connection)])
 
 
 def _guarded(kind: FindingKind, find: Callable[[], list[Finding]]) -> list[Finding]:

@@ -1,7 +1,9 @@
 """Tenants, users, keys and plans."""
 
 import sqlite3
+from collections.abc import Hashable
 from datetime import datetime
+from pathlib import Path
 
 from polymem.domain.model import Key, KeyId, Plan, Space, Tenant, TenantId, User, UserId
 from polymem.errors import Conflict, NotFound
@@ -48,6 +50,7 @@ class SqliteDirectory:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._log = Path(f"{database.path}-wal")
 
     async def find_credentials(self, key_hash: bytes) -> Credentials | None:
         """What the key of this hash opens, or None when there is no such key."""
@@ -64,6 +67,14 @@ class SqliteDirectory:
             )
 
         return await self._database.read(unit)
+
+    def mark(self) -> Hashable:
+        """When and to what length the log of writes was last written; None while there is none."""
+        try:
+            found = self._log.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
 
     async def create_account(self, account: NewAccount, *, only_if_empty: bool = False) -> bool:
         """The account is there, whole; False, and nothing made, when it should be the first and is not.

@@ -1,20 +1,30 @@
-"""The comparisons of `check` that take a program: the token table and the counts against the index entries."""
+"""The comparisons of `check` that take a program: what is packed into index entries, and the totals of tenants."""
 
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
+import numpy as np
+
+from polymem.errors import StorageDamaged
 from polymem.ports.storage import Finding, FindingKind
-from polymem.storage.sqlite.index_rows import fts_token, split_terms
+from polymem.storage.sqlite.index_rows import CHUNK_BYTES
+from polymem.storage.sqlite.index_terms import unpack_terms
 
 NAMED_AT_MOST: Final = 5
 
-_MASK: Final = (1 << 64) - 1
 _ENTRIES = (
-    "SELECT e.doc_no, t.tenant_no, e.terms FROM index_entries AS e JOIN tenants AS t ON t.tenant_id = e.tenant_id"
-    " ORDER BY e.doc_no"
+    "SELECT coalesce('memory ' || m.memory_id, 'document ' || e.doc_no), e.length, e.terms, e.counts, e.chunks,"
+    " length(t.vectors), o.token_dimension FROM index_entries AS e"
+    " LEFT JOIN memories AS m ON m.doc_no = e.doc_no LEFT JOIN token_vectors AS t ON t.doc_no = e.doc_no"
+    " LEFT JOIN models AS o ON o.model_no = e.model_no ORDER BY e.doc_no"
+)
+_TOTALS = (
+    "SELECT 'tenant ' || n.tenant_id FROM tenants AS n"
+    " WHERE n.memory_count <> (SELECT count(*) FROM memories AS m WHERE m.tenant_id = n.tenant_id)"
+    " OR n.terms_total <> (SELECT coalesce(sum(e.length), 0) FROM index_entries AS e WHERE e.tenant_no = n.tenant_no)"
+    " ORDER BY n.tenant_id"
 )
 
 
@@ -27,70 +37,34 @@ def verdict(kind: FindingKind, subject: str, compared: int, differing: Iterable[
     return Finding(kind=kind, is_ok=False, compared=compared, message=f"not so: {subject}: {listed}")
 
 
-def check_token_table(connection: sqlite3.Connection) -> Finding:
-    """Whether `terms_fts` holds exactly the terms of the entries, each at its place.
-
-    Per document the places are added up as hashes, on one side as they should be, on the other as they are: two
-    numbers a document, whatever the order in which the table gives its places.
-    """
-    subject = "the token table holds exactly the terms of the index entries"
-    differences: dict[int, int] = {}
-    for doc_no, tenant_no, stored in connection.execute(_ENTRIES):
-        places = enumerate(split_terms(stored))
-        differences[doc_no] = sum(_hash(fts_token(tenant_no, term), place) for place, term in places) & _MASK
-    entries = len(differences)
-    for token, doc_no, place in connection.execute("SELECT term, doc, offset FROM temp.token_places"):
-        differences[doc_no] = (differences.get(doc_no, 0) - _hash(token, place)) & _MASK
-    differing = (doc_no for doc_no, difference in differences.items() if difference)
-    return verdict(FindingKind.TERMS, subject, entries, (_name_document(connection, doc_no) for doc_no in differing))
-
-
-def check_term_counts(connection: sqlite3.Connection) -> Iterator[Finding]:
-    """Whether each tenant's term counts and totals are what its entries add up to."""
-    tenants = connection.execute(
-        "SELECT tenant_id, memory_count, terms_total FROM tenants ORDER BY tenant_id"
-    ).fetchall()
-    wrong_counts: list[str] = []
-    wrong_totals: list[str] = []
-    terms = 0
-    for tenant_id, memory_count, terms_total in tenants:
-        documents_with, lengths = _count_terms(connection, tenant_id)
-        terms += len(documents_with)
-        stored = dict(connection.execute("SELECT term, documents FROM term_counts WHERE tenant_id = ?", (tenant_id,)))
-        if stored != documents_with:
-            wrong_counts.append(f"tenant {tenant_id} ({_count_differing(stored, documents_with)} terms)")
-        if lengths != terms_total or _count_memories(connection, tenant_id) != memory_count:
-            wrong_totals.append(f"tenant {tenant_id}")
-    yield verdict(FindingKind.COUNTS, "term counts are those of the index entries", terms, wrong_counts)
-    yield verdict(FindingKind.COUNTS, "the totals of a tenant are those of its rows", len(tenants), wrong_totals)
+def check_entries(connection: sqlite3.Connection) -> Iterator[Finding]:
+    """Whether the terms of each entry are in order and add up to its length, and its tokens to its chunks."""
+    wrong_terms: list[str] = []
+    wrong_tokens: list[str] = []
+    compared = 0
+    for name, length, terms, counts, chunks, token_bytes, token_dimension in connection.execute(_ENTRIES):
+        compared += 1
+        if not _are_terms(terms, counts, length):
+            wrong_terms.append(name)
+        if token_bytes is not None and token_dimension is not None:
+            tokens = np.frombuffer(chunks[: len(chunks) // CHUNK_BYTES * CHUNK_BYTES], dtype="<i4").reshape(-1, 3)
+            if int(tokens[:, 2].sum()) * token_dimension != token_bytes or bool((tokens[:, 0] > tokens[:, 1]).any()):
+                wrong_tokens.append(name)
+    yield verdict(FindingKind.TERMS, "the counts of an index entry's terms add up to its length", compared, wrong_terms)
+    yield verdict(FindingKind.VECTORS, "the token vectors of an entry are those of its chunks", compared, wrong_tokens)
 
 
-def _hash(token: str, place: int) -> int:
-    """A number for the token at its place. A text hashes well; a pair does not: sums of swapped places collide."""
-    return hash(f"{place} {token}")
+def check_totals(connection: sqlite3.Connection) -> Finding:
+    """Whether the totals of each tenant are what its rows add up to."""
+    (tenants,) = connection.execute("SELECT count(*) FROM tenants").fetchone()
+    differing = (name for (name,) in connection.execute(_TOTALS))
+    return verdict(FindingKind.COUNTS, "the totals of a tenant are those of its rows", tenants, differing)
 
 
-def _name_document(connection: sqlite3.Connection, doc_no: int) -> str:
-    row = connection.execute("SELECT memory_id FROM index_entries WHERE doc_no = ?", (doc_no,)).fetchone()
-    return f"document {doc_no}" if row is None else f"memory {row[0]}"
-
-
-def _count_terms(connection: sqlite3.Connection, tenant_id: str) -> tuple[dict[str, int], int]:
-    """In how many of the tenant's entries each term stands, and the sum of their lengths."""
-    documents_with: Counter[str] = Counter()
-    lengths = 0
-    for length, stored in connection.execute(
-        "SELECT length, terms FROM index_entries WHERE tenant_id = ?", (tenant_id,)
-    ):
-        documents_with.update(set(split_terms(stored)))
-        lengths += length
-    return dict(documents_with), lengths
-
-
-def _count_memories(connection: sqlite3.Connection, tenant_id: str) -> int:
-    row = connection.execute("SELECT count(*) FROM memories WHERE tenant_id = ?", (tenant_id,)).fetchone()
-    return int(row[0])
-
-
-def _count_differing(left: dict[str, int], right: dict[str, int]) -> int:
-    return sum(left.get(term) != right.get(term) for term in left.keys() | right.keys())
+def _are_terms(terms: bytes, counts: bytes, length: int) -> bool:
+    """True when the codes are whole, distinct and ascending, each with a count, which add up to the length."""
+    try:
+        codes, held, _ = unpack_terms([(terms, counts)])
+    except StorageDamaged:
+        return False
+    return bool((codes[1:] > codes[:-1]).all()) and bool((held > 0).all()) and int(held.sum()) == length

@@ -1,147 +1,245 @@
-"""The lexical arm: which memories to score, found in the posting lists, and their exact BM25.
+"""Posting lists in memory: for each term the positions of the memories that hold it, and how often.
 
-A posting list is read as one row, the document numbers joined, and summed up in numpy under the filter: FTS5's own
-bm25() takes a microsecond a row and knows neither the tenant's counts nor the filter. With common terms the work
-is bounded three ways, each keeping the most promising: the rarest terms first, of one common term the newest
-memories, and of all found those with the best score that the term weights and lengths allow to foresee.
+Postings stand in segments that never change once they are made, so that a reader keeps what it saw. New and changed
+memories come in as a new segment; small neighbours are merged, so that there are few. An old posting of a memory
+that was changed or deleted stays in its segment; the segment says of which positions it no longer speaks.
 """
 
-import sqlite3
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polymem.domain.model import MemoryId, TenantId
-from polymem.domain.scoring import BM25_B, BM25_K1, bm25, idf
-from polymem.storage.sqlite.index_documents import parse_numbers
-from polymem.storage.sqlite.index_rows import fts_token, split_terms
-from polymem.storage.sqlite.vectors import TenantCounts, View
+from polymem.storage.sqlite.index_arrays import with_room
+from polymem.storage.sqlite.index_terms import clip_counts, codes_of, unpack_terms
 
-MAX_TERMS: Final = 64
-MAX_POSTINGS: Final = 40_000
-MAX_CANDIDATES: Final = 400
-MAX_CANDIDATE_TERMS: Final = 400_000
+# A segment is merged with the one before it while that is less than so many times as large, up to the largest size:
+# a merge sorts all postings of both, 0.14 s for a million on one core.
+_GROWTH = 4
+_LARGEST_MERGED = 1 << 20
 
-# Of the candidates, so many are taken by the weights of their terms alone: long texts that repeat a term.
-_BY_WEIGHT_ALONE = 100
+# The largest size after a load: a million memories have 26 million postings.
+_LARGEST_SETTLED = 1 << 23
 
-# Up to so many asked terms are counted one by one in the stored text, more in one pass over its terms.
-_FEW_TERMS = 12
-
-_POSTINGS = "SELECT group_concat(rowid) FROM terms_fts WHERE terms_fts MATCH ?"
-_NEWEST_POSTINGS = (
-    "SELECT group_concat(doc_no) FROM"
-    " (SELECT rowid AS doc_no FROM terms_fts WHERE terms_fts MATCH ? ORDER BY rowid DESC LIMIT ?)"
-)
-_ENTRIES = (
-    "SELECT e.memory_id, e.length, e.terms FROM json_each(?) AS wanted"
-    " CROSS JOIN index_entries AS e ON e.doc_no = wanted.value WHERE e.tenant_id = ?"
-)
+_NO_SEGMENT: Final = -1
+_ARRAYS: Final = ("codes", "starts", "positions", "counts", "gone")
+_NONE: Final = np.empty(0, dtype=np.int32)
 
 
-def count_documents(connection: sqlite3.Connection, tenant_id: TenantId, terms: Sequence[str]) -> dict[str, int]:
-    """For each of the terms, in order, how many of the tenant's entries hold it; 0 for an unknown one."""
-    counts = dict.fromkeys(terms, 0)
-    for term in counts:
-        row = connection.execute(
-            "SELECT documents FROM term_counts WHERE tenant_id = ? AND term = ?", (tenant_id, term)
-        ).fetchone()
-        if row is not None:
-            counts[term] = row[0]
-    return counts
+@dataclass(frozen=True, slots=True)
+class PostingList:
+    """The postings of one term in one segment: positions, ascending, and counts; `gone` are no longer true."""
+
+    positions: NDArray[np.int32]
+    counts: NDArray[np.uint16]
+    gone: NDArray[np.int32]
+
+    @property
+    def size(self) -> int:
+        """How many of the postings are true."""
+        return len(self.positions) - len(self.gone_places())
+
+    def gone_places(self) -> NDArray[np.int64]:
+        """Where in the list the postings stand that are no longer true."""
+        if not len(self.gone):
+            return np.empty(0, dtype=np.int64)
+        places = np.searchsorted(self.positions, self.gone)
+        places[places == len(self.positions)] = 0
+        found: NDArray[np.int64] = places[self.positions[places] == self.gone]
+        return found
 
 
-def find_candidates(connection: sqlite3.Connection, view: View, documents_with: Mapping[str, int]) -> NDArray[np.int64]:
-    """The document numbers, at most `MAX_CANDIDATES`, of those that pass the filter and hold a term."""
-    weights = np.zeros(len(view.doc_nos), dtype=np.float32)
-    left = MAX_POSTINGS
-    if not len(weights):
-        return np.empty(0, dtype=np.int64)
-    held = sorted((count, term) for term, count in documents_with.items() if count)
-    for count, term in held[:MAX_TERMS]:
-        if left <= 0:
-            break
-        found = _postings(connection, fts_token(view.counts.tenant_no, term), left if count > left else None)
-        left -= count
-        weights[_positions(view.doc_nos, found)] += idf(view.counts.memory_count, count)
-    weights[~view.passes] = 0
-    return _most_promising(view, weights)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Segment:
+    """Postings grouped by the ascending `codes`: those of code n stand from `starts[n]` to `starts[n + 1]`.
+
+    `gone`: the positions, ascending, of which it no longer speaks; `memories`: of how many it once spoke.
+    """
+
+    number: int
+    codes: NDArray[np.uint64]
+    starts: NDArray[np.int64]
+    positions: NDArray[np.int32]
+    counts: NDArray[np.uint16]
+    gone: NDArray[np.int32]
+    memories: int
+
+    @property
+    def size_bytes(self) -> int:
+        arrays = (self.codes, self.starts, self.positions, self.counts, self.gone)
+        return sum(array.nbytes for array in arrays)
+
+    @property
+    def is_mostly_gone(self) -> bool:
+        return 2 * len(self.gone) > self.memories
+
+    def expanded(self) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.uint16]]:
+        """Every true posting with its code."""
+        codes = np.repeat(self.codes, np.diff(self.starts))
+        if not len(self.gone):
+            return codes, self.positions, self.counts
+        kept = ~np.isin(self.positions, self.gone)
+        return codes[kept], self.positions[kept], self.counts[kept]
 
 
-def score_entries(
-    connection: sqlite3.Connection,
-    tenant_id: TenantId,
-    counts: TenantCounts,
-    documents_with: Mapping[str, int],
-    doc_nos: NDArray[np.int64],
-) -> dict[MemoryId, float]:
-    """The exact BM25 of each of these documents that holds a term."""
-    weights = {term: idf(counts.memory_count, count) for term, count in documents_with.items()}
-    listed = f"[{','.join(map(str, doc_nos.tolist()))}]"
-    scores: dict[MemoryId, float] = {}
-    for memory_id, length, stored in connection.execute(_ENTRIES, (listed, tenant_id)).fetchall():
-        frequencies = term_frequencies(stored, documents_with)
-        if frequencies:
-            scores[memory_id] = sum(
-                weights[term] * bm25(count=count, length=length, average_length=counts.average_length)
-                for term, count in frequencies.items()
+@dataclass(frozen=True, slots=True)
+class PostingsView:
+    """The postings as they were at one change count; later changes do not touch them."""
+
+    segments: tuple[_Segment, ...]
+
+    def find(self, codes: NDArray[np.uint64]) -> list[list[PostingList]]:
+        """For each code its lists, one for each segment that has it."""
+        found: list[list[PostingList]] = [[] for _ in codes]
+        for segment in self.segments:
+            places = np.searchsorted(segment.codes, codes)
+            places[places == len(segment.codes)] = 0
+            for number in np.flatnonzero(segment.codes[places] == codes).tolist():
+                start, end = segment.starts[places[number]], segment.starts[places[number] + 1]
+                found[number].append(PostingList(segment.positions[start:end], segment.counts[start:end], segment.gone))
+        return found
+
+    def find_terms(self, terms: Sequence[str]) -> dict[str, list[PostingList]]:
+        """For each of the terms, in order, its lists."""
+        distinct = tuple(dict.fromkeys(terms))
+        return dict(zip(distinct, self.find(codes_of(distinct)), strict=True))
+
+
+class Postings:
+    """The posting lists of a tenant, kept in step by the columns of its memories. The owner holds a lock."""
+
+    def __init__(self) -> None:
+        self._segments: list[_Segment] = []
+        self._made = 0
+        # Which segment speaks of each position.
+        self._spoken_by: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self._known = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory the lists hold."""
+        return self._spoken_by.nbytes + sum(segment.size_bytes for segment in self._segments)
+
+    def view(self) -> PostingsView:
+        """The lists as they are now."""
+        return PostingsView(tuple(self._segments))
+
+    def pack(self) -> dict[str, NDArray[Any]]:
+        """All of it as named arrays, without postings that are no longer true."""
+        for place in [place for place, segment in enumerate(self._segments) if len(segment.gone)]:
+            self._join(place, place + 1)
+        arrays = {
+            f"segment_{place}_{name}": getattr(segment, name)
+            for place, segment in enumerate(self._segments)
+            for name in _ARRAYS
+        }
+        numbers = [(segment.number, segment.memories) for segment in self._segments]
+        return {
+            "segments": np.array(numbers, dtype=np.int64).reshape(-1, 2),
+            "spoken_by": self._spoken_by[: self._known],
+            **arrays,
+        }
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, NDArray[Any]]) -> "Postings":
+        """What `pack` took apart. Raises `KeyError` for anything else."""
+        postings = cls()
+        for place, (number, memories) in enumerate(arrays["segments"].tolist()):
+            parts = {name: arrays[f"segment_{place}_{name}"] for name in _ARRAYS}
+            postings._segments.append(_Segment(number=number, memories=memories, **parts))
+        postings._made = max((segment.number for segment in postings._segments), default=0)
+        postings._spoken_by = arrays["spoken_by"]
+        postings._known = len(postings._spoken_by)
+        return postings
+
+    def write(self, positions: NDArray[np.int64], stored: Sequence[tuple[bytes, bytes]]) -> None:
+        """The memories at these positions hold the stored terms, and no others."""
+        codes, counts, sizes = unpack_terms(stored)
+        self._make_room(int(positions.max(initial=-1)) + 1)
+        self.forget(positions)
+        postings = np.repeat(positions.astype(np.int32), sizes)
+        self._append(codes, postings, clip_counts(counts), positions)
+        self._merge()
+
+    def settle(self) -> None:
+        """The segments are few, each of at most `_LARGEST_SETTLED` postings: what a question costs goes with them.
+
+        Long work, for the end of a long load.
+        """
+        start = 0
+        while start < len(self._segments):
+            sizes = accumulate(len(segment.positions) for segment in self._segments[start:])
+            count = max(1, sum(size <= _LARGEST_SETTLED for size in sizes))
+            if count > 1:
+                self._join(start, start + count)
+            start += 1
+
+    def forget(self, positions: NDArray[np.int64]) -> None:
+        """No segment speaks of these positions any more."""
+        speakers = self._spoken_by[positions]
+        for place, segment in enumerate(self._segments):
+            gone = positions[speakers == segment.number].astype(np.int32)
+            if len(gone):
+                self._segments[place] = replace(segment, gone=np.union1d(segment.gone, gone))
+        self._spoken_by[positions] = _NO_SEGMENT
+
+    def _make_room(self, known: int) -> None:
+        if known > self._known:
+            self._spoken_by = with_room(self._spoken_by, self._known, known - self._known)
+            self._spoken_by[self._known : known] = _NO_SEGMENT
+            self._known = known
+
+    def _append(
+        self,
+        codes: NDArray[np.uint64],
+        postings: NDArray[np.int32],
+        counts: NDArray[np.uint16],
+        positions: NDArray[np.int64] | NDArray[np.int32],
+    ) -> None:
+        order = np.argsort(codes, kind="stable")
+        codes = codes[order]
+        is_first = np.ones(len(codes), dtype=np.bool_)
+        np.not_equal(codes[1:], codes[:-1], out=is_first[1:])
+        self._made += 1
+        self._segments.append(
+            _Segment(
+                number=self._made,
+                codes=codes[is_first],
+                starts=np.append(np.flatnonzero(is_first), len(codes)),
+                positions=postings[order],
+                counts=counts[order],
+                gone=_NONE,
+                memories=len(positions),
             )
-    return scores
+        )
+        self._spoken_by[positions] = self._made
 
+    def _merge(self) -> None:
+        """The last segments are few and each much larger than the next; none speaks mostly of what is gone."""
+        for place in [place for place, segment in enumerate(self._segments) if segment.is_mostly_gone]:
+            self._join(place, place + 1)
+        self._segments = [segment for segment in self._segments if len(segment.codes)]
+        while len(self._segments) > 1:
+            before, last = (len(segment.positions) for segment in self._segments[-2:])
+            if before >= _GROWTH * last or before + last > _LARGEST_MERGED:
+                return
+            self._join(len(self._segments) - 2, len(self._segments))
 
-def term_frequencies(stored: str, terms: Mapping[str, object]) -> dict[str, int]:
-    """How often each of the terms that an entry holds stands in its stored terms, in the order of the terms."""
-    if len(terms) > _FEW_TERMS:
-        counted = Counter(split_terms(stored))
-        return {term: counted[term] for term in terms if term in counted}
-    # With two spaces between terms, neighbours do not share one, and the counts of a term do not overlap.
-    spaced = f" {stored.replace(' ', '  ')} "
-    return {term: count for term in terms if (count := spaced.count(f" {term} "))}
-
-
-def _postings(connection: sqlite3.Connection, token: str, newest: int | None) -> NDArray[np.int64]:
-    """The documents that hold the token, or the newest of them."""
-    asked = f'"{token}"'
-    if newest is None:
-        row = connection.execute(_POSTINGS, (asked,)).fetchone()
-    else:
-        row = connection.execute(_NEWEST_POSTINGS, (asked, newest)).fetchone()
-    return parse_numbers(row[0])
-
-
-def _positions(doc_nos: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The positions of the found documents; a token of an unknown document, which only a damaged file has, is none."""
-    found = found[found <= doc_nos[-1]]
-    positions = np.searchsorted(doc_nos, found)
-    known: NDArray[np.int64] = positions[doc_nos[positions] == found]
-    return known
-
-
-def _most_promising(view: View, weights: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The document numbers of the positions with the highest weights, as many as may be scored."""
-    found = np.flatnonzero(weights)
-    relative = view.lengths[found] / max(view.counts.average_length, 1.0)
-    foreseen = weights[found] / (1 + BM25_K1 * (1 - BM25_B + BM25_B * relative))
-    first = _best_first(foreseen)
-    if len(found) > MAX_CANDIDATES:
-        first = first[: MAX_CANDIDATES - _BY_WEIGHT_ALONE]
-        heavy = _best_first(weights[found])[:_BY_WEIGHT_ALONE]
-        first = np.concatenate([first, heavy[~np.isin(heavy, first)]])
-    chosen = found[first]
-    fits = np.cumsum(view.lengths[chosen], dtype=np.int64) <= MAX_CANDIDATE_TERMS
-    fits[:1] = True
-    return view.doc_nos[chosen[fits]]
-
-
-def _best_first(scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """The indexes of the highest scores, at most `MAX_CANDIDATES`, best first, of equal ones the last first."""
-    # A trace of the index itself makes all scores differ, far below what float32 scores differ by.
-    distinct = scores.astype(np.float64) + np.arange(len(scores)) * 1e-12
-    best: NDArray[np.int64] = np.arange(len(scores))
-    if len(scores) > MAX_CANDIDATES:
-        best = np.argpartition(distinct, len(scores) - MAX_CANDIDATES)[-MAX_CANDIDATES:]
-    ordered: NDArray[np.int64] = best[np.argsort(distinct[best])[::-1]]
-    return ordered
+    def _join(self, start: int, end: int) -> None:
+        """One segment stands in the place of these."""
+        joined = self._segments[start:end]
+        numbers = [segment.number for segment in joined]
+        expanded = [segment.expanded() for segment in joined]
+        codes = np.concatenate([each[0] for each in expanded])
+        postings = np.concatenate([each[1] for each in expanded])
+        counts = np.concatenate([each[2] for each in expanded])
+        positions = np.flatnonzero(np.isin(self._spoken_by[: self._known], numbers))
+        ranges = [(each[1].min(), each[1].max()) for each in expanded if len(each[1])]
+        if any(before[1] > after[0] for before, after in pairwise(ranges)):
+            order = np.argsort(postings, kind="stable")
+            codes, postings, counts = codes[order], postings[order], counts[order]
+        self._append(codes, postings, counts, positions)
+        self._segments[start:end] = [self._segments.pop()]

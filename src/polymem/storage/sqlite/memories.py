@@ -4,6 +4,8 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
+import orjson
+
 from polymem.domain.model import (
     IdempotencyClaim,
     Job,
@@ -42,6 +44,12 @@ from polymem.storage.sqlite.rows import (
 from polymem.storage.sqlite.transaction import Refused
 
 _MEMORY = columns(MEMORY_COLUMNS, "m")
+_KNOWN_IDENTITIES = (
+    "SELECT m.identity FROM json_each(:identities) AS asked"
+    " CROSS JOIN memories AS m ON m.tenant_id = :tenant AND m.identity = asked.value"
+    " UNION SELECT f.identity FROM json_each(:identities) AS asked"
+    " CROSS JOIN forgotten_identities AS f ON f.tenant_id = :tenant AND f.identity = asked.value"
+)
 
 
 class SqliteTenantStore:
@@ -158,6 +166,17 @@ class SqliteTenantStore:
 
         return await self._database.read(unit)
 
+    async def known_identities(self, identities: Sequence[str]) -> frozenset[str]:
+        """Those of these identities that a memory has, or that were forgotten."""
+        if not identities:
+            return frozenset()
+
+        def unit(connection: sqlite3.Connection) -> frozenset[str]:
+            asked = {"tenant": self._tenant_id, "identities": orjson.dumps(list(identities)).decode()}
+            return frozenset(row[0] for row in connection.execute(_KNOWN_IDENTITIES, asked))
+
+        return await self._database.read(unit)
+
     async def count_memories(self) -> int:
         """How many memories the tenant holds, in every state and space."""
         return await self._tenant_number("memory_count")
@@ -179,8 +198,10 @@ class SqliteTenantStore:
             found: list[tuple[int, str]] = []
             for number, is_complete in lacking:
                 found += connection.execute(
-                    "SELECT doc_no, memory_id FROM index_entries"
-                    " WHERE tenant_id = ? AND model_no IS ? AND is_complete = ? ORDER BY doc_no LIMIT ?",
+                    "SELECT m.doc_no, m.memory_id FROM tenants AS t"
+                    " CROSS JOIN index_entries AS e ON e.tenant_no = t.tenant_no"
+                    " CROSS JOIN memories AS m ON m.tenant_id = t.tenant_id AND m.doc_no = e.doc_no"
+                    " WHERE t.tenant_id = ? AND e.model_no IS ? AND e.is_complete = ? ORDER BY e.doc_no LIMIT ?",
                     (self._tenant_id, number, is_complete, limit),
                 )
             return tuple(MemoryId(memory_id) for _, memory_id in sorted(found)[:limit])

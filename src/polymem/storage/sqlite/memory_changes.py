@@ -69,7 +69,6 @@ def _put(transaction: Transaction, change: PutMemory) -> Outcome:
         connection,
         tenant_id=transaction.tenant_id,
         tenant_no=transaction.tenant_no,
-        memory_id=memory.id,
         doc_no=doc_no,
         entry=change.index,
     )
@@ -123,7 +122,6 @@ def _update(transaction: Transaction, change: UpdateMemory) -> Outcome:
         connection,
         tenant_id=transaction.tenant_id,
         tenant_no=transaction.tenant_no,
-        memory_id=memory.id,
         doc_no=row[0],
         entry=change.index,
     )
@@ -144,7 +142,7 @@ def _delete(transaction: Transaction, change: DeleteMemory) -> Outcome:
         ).fetchone()
         return AlreadyDeleted(memory_id) if was_there else Missing(memory_id)
     doc_no, space_id, identity, tags = row
-    remove_entry(connection, tenant_id=tenant_id, tenant_no=transaction.tenant_no, memory_id=memory_id, doc_no=doc_no)
+    remove_entry(connection, tenant_id=tenant_id, tenant_no=transaction.tenant_no, doc_no=doc_no)
     _move_tags(transaction, memory_id, old=_tags(tags), new=frozenset())
     connection.execute("DELETE FROM memory_versions WHERE tenant_id = ? AND memory_id = ?", (tenant_id, memory_id))
     connection.execute("DELETE FROM memories WHERE tenant_id = ? AND memory_id = ?", (tenant_id, memory_id))
@@ -164,17 +162,12 @@ def _delete(transaction: Transaction, change: DeleteMemory) -> Outcome:
 
 def _set_embedding(transaction: Transaction, change: SetEmbedding) -> Outcome:
     moved = transaction.connection.execute(
-        "UPDATE memories SET change_no = ? WHERE tenant_id = ? AND memory_id = ? AND revision = ?",
+        "UPDATE memories SET change_no = ? WHERE tenant_id = ? AND memory_id = ? AND revision = ? RETURNING doc_no",
         (transaction.change_no, transaction.tenant_id, change.memory_id, change.expected_revision),
-    )
-    if moved.rowcount == 0:
+    ).fetchone()
+    if moved is None:
         return Missing(change.memory_id)
-    set_embedding(
-        transaction.connection,
-        tenant_id=transaction.tenant_id,
-        memory_id=change.memory_id,
-        embedding=change.embedding,
-    )
+    set_embedding(transaction.connection, tenant_no=transaction.tenant_no, doc_no=moved[0], embedding=change.embedding)
     return Updated(change.memory_id)
 
 

@@ -1,40 +1,29 @@
-"""What is left of deleted memories in the derived files, made to go away.
+"""What is left of deleted memories in the write-ahead log and in the files of the index, made to go away.
 
-A contentless FTS5 table marks a deleted entry and keeps its terms in an older segment until segments are merged;
-the write-ahead log holds old pages until it is cut. Neither can be asked for anything, but both could be read from
-the disk.
+The database file itself keeps nothing of a deleted row (`secure_delete`); the log holds old pages until it is cut, and
+the files beside the database are as a tenant once was. They cannot be asked for, but could be read from the disk.
 """
 
 import asyncio
 import sqlite3
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import Final
 
 from polymem.storage.sqlite.connection import Database
 from polymem.storage.sqlite.driver import connect
-
-# Pages of the token table that one write unit merges; other writes pass between the units.
-_PAGES_PER_UNIT: Final = 500
-# FTS5 reports at least this many changed rows while a merge goes on (section "The 'merge' command" of its manual).
-_CHANGES_OF_A_MERGE: Final = 2
-_MERGE: Final = "INSERT INTO terms_fts (terms_fts, rank) VALUES ('merge', ?)"
+from polymem.storage.sqlite.index_snapshots import Snapshots
 
 
-async def purge(database: Database) -> None:
-    """No file of the database holds a term or a page of what was deleted before the call.
+async def purge(database: Database, snapshots: Snapshots) -> None:
+    """No file beside or of the database holds a page of what was deleted before the call.
 
     Nothing is done when nothing was deleted since the last time. The log is cut only as far as readers allow.
     """
     deleted = await database.read(_last_tombstone)
     if deleted == await database.read(_purged):
         return
-    # A negative number starts a merge of all segments into one; the same with a positive one goes on with it.
-    pages = -_PAGES_PER_UNIT
-    while await database.write(partial(_merge, pages=pages)):
-        pages = _PAGES_PER_UNIT
     await database.write(lambda connection: _note_purged(connection, deleted))
+    await asyncio.to_thread(snapshots.remove_all)
     await asyncio.to_thread(_cut_log, database.path)
 
 
@@ -47,14 +36,8 @@ def _purged(connection: sqlite3.Connection) -> int:
 
 
 def _note_purged(connection: sqlite3.Connection, tombstone: int) -> None:
+    connection.execute("DELETE FROM index_snapshots")
     connection.execute("UPDATE counters SET value = ? WHERE name = 'tombstones_purged'", (tombstone,))
-
-
-def _merge(connection: sqlite3.Connection, *, pages: int) -> bool:
-    """Part of the merge is done; True while there may be more."""
-    before = connection.total_changes
-    connection.execute(_MERGE, (pages,))
-    return connection.total_changes - before >= _CHANGES_OF_A_MERGE
 
 
 def _cut_log(path: Path) -> None:

@@ -1,40 +1,22 @@
 """The search port on SQLite: both recall arms, the tenant's term counts, and the evidence of candidates."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from polymem.domain.model import MemoryId, ModelIdentity, TenantId
 from polymem.domain.query import MemoryFilter
-from polymem.ports.search import ArmHit, Evidence, TermStatistics
-from polymem.storage.sqlite.index_postings import count_documents, find_candidates, score_entries
-from polymem.storage.sqlite.index_rows import find_model, split_terms
-from polymem.storage.sqlite.vector_rows import RowsView, most_first, unit_rows
-from polymem.storage.sqlite.vector_scan import StoredVectors, best_hits
-from polymem.storage.sqlite.vectors import Behind, Reads, TenantIndex, VectorIndexes, View, read_counts
-
-# Candidates of the int8 scan that are scored exactly, as a multiple of the hits asked for, and at least so many.
-_CANDIDATES_PER_HIT: Final = 2
-_FEWEST_CANDIDATES: Final = 64
-
-# How many more are scored exactly when the int8 error leaves open whether they belong to the hits.
-_MOST_DOUBTFUL: Final = 4096
-
-_TERMS_OF = (
-    "SELECT e.memory_id, e.terms FROM json_each(?) AS wanted"
-    " CROSS JOIN index_entries AS e ON e.tenant_id = ? AND e.memory_id = wanted.value"
-)
-_CHUNKS_OF = (
-    "SELECT c.memory_id, c.embedding, c.token_vectors FROM json_each(?) AS wanted"
-    " CROSS JOIN chunks AS c ON c.tenant_id = ? AND c.memory_id = wanted.value"
-    " WHERE c.model_no = ? ORDER BY wanted.key, c.chunk_no"
-)
+from polymem.ports.search import ArmHit, Evidence, TermStatistics, WordsFound
+from polymem.storage.sqlite.evidence import evidence_of, read_evidence
+from polymem.storage.sqlite.index_postings import PostingList
+from polymem.storage.sqlite.lexical import documents_in, score_memories
+from polymem.storage.sqlite.neighbours import find_neighbours
+from polymem.storage.sqlite.vector_scan import nearest_stored
+from polymem.storage.sqlite.vectors import Behind, Reads, TenantIndex, VectorIndexes, View
 
 
 class SqliteSearch:
@@ -46,11 +28,10 @@ class SqliteSearch:
         self._tenant_id = tenant_id
 
     async def lexical(self, terms: Sequence[str], where: MemoryFilter, *, limit: int) -> tuple[ArmHit, ...]:
-        """The best memories by exact BM25 with the tenant's own counts."""
+        """The best memories by BM25 with the tenant's own counts."""
         if not terms or limit < 1:
             return ()
-        query = _LexicalQuery(tenant_id=self._tenant_id, terms=tuple(terms), where=where, limit=limit)
-        return await self._vectors.read(self._tenant_id, query)
+        return await self._vectors.read(self._tenant_id, _LexicalQuery(tuple(terms), where, limit))
 
     async def dense(
         self, vector: NDArray[np.float32], model: ModelIdentity, where: MemoryFilter, *, limit: int
@@ -62,22 +43,39 @@ class SqliteSearch:
         query = _DenseQuery(tenant_id=self._tenant_id, vector=exact, model=model, where=where, limit=limit)
         return await self._vectors.read(self._tenant_id, query)
 
-    async def term_statistics(self, terms: Sequence[str]) -> TermStatistics:
-        """The counts of the tenant's whole index."""
-        return await self._database.read(partial(_statistics, self._tenant_id, tuple(terms)))
+    async def words(
+        self, every: Sequence[str], telling: Sequence[str], where: MemoryFilter, *, limit: int, most: int
+    ) -> WordsFound:
+        """The tenant's counts of every word, and the best memories by the rarest of the telling ones."""
+        query = _WordsQuery(
+            every=tuple(dict.fromkeys(every)), telling=tuple(telling), where=where, limit=limit, most=most
+        )
+        return await self._vectors.read(self._tenant_id, query)
 
-    async def evidence(self, ids: Sequence[MemoryId], model: ModelIdentity) -> dict[MemoryId, Evidence]:
+    async def evidence(
+        self, ids: Sequence[MemoryId], model: ModelIdentity, terms: Sequence[str]
+    ) -> dict[MemoryId, Evidence]:
         """What the index holds of these memories."""
         if not ids:
             return {}
-        return await self._database.read(partial(_evidence, self._tenant_id, tuple(dict.fromkeys(ids)), model))
+        asked, of_terms = tuple(dict.fromkeys(ids)), tuple(terms)
+        query = _EvidenceQuery(tenant_id=self._tenant_id, ids=asked, model=model, terms=of_terms)
+        return await self._vectors.read(self._tenant_id, query)
+
+    async def neighbours(
+        self, ids: Sequence[MemoryId], where: MemoryFilter, *, reach: int
+    ) -> dict[MemoryId, tuple[tuple[int, MemoryId], ...]]:
+        """The turns beside each of these turns that pass."""
+        if not ids:
+            return {}
+        asked = tuple(dict.fromkeys(ids))
+        return await self._database.read(partial(find_neighbours, self._tenant_id, asked, where, reach))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _LexicalQuery:
     """One call of the lexical arm, as a unit of reading."""
 
-    tenant_id: TenantId
     terms: tuple[str, ...]
     where: MemoryFilter
     limit: int
@@ -87,10 +85,60 @@ class _LexicalQuery:
         view = index.view(connection, self.where)
         if view is None or isinstance(view, Behind):
             return view or ()
-        documents_with = count_documents(connection, self.tenant_id, self.terms)
-        candidates = find_candidates(connection, view, documents_with)
-        scores = score_entries(connection, self.tenant_id, view.counts, documents_with, candidates)
-        return best_hits(scores.items(), limit=self.limit)
+        return _best_by_words(view, view.postings.find_terms(self.terms), self.limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WordsQuery:
+    """One call of `SearchIndex.words`, as a unit of reading."""
+
+    every: tuple[str, ...]
+    telling: tuple[str, ...]
+    where: MemoryFilter
+    limit: int
+    most: int
+
+    def __call__(self, connection: sqlite3.Connection, index: TenantIndex) -> WordsFound | Behind:
+        """The counts and the best memories, or that the index has to catch up first."""
+        view = index.view(connection, self.where)
+        if isinstance(view, Behind):
+            return view
+        if view is None:
+            nothing = TermStatistics(documents=0, average_length=0.0, documents_with=dict.fromkeys(self.every, 0))
+            return WordsFound(statistics=nothing, searched=(), hits=())
+        found = view.postings.find_terms(self.every)
+        counts = {term: documents_in(lists) for term, lists in found.items()}
+        known = sorted((counts[term], term) for term in set(self.telling) if counts[term])
+        rarest = {term: found[term] for _, term in known[: self.most]}
+        return WordsFound(
+            statistics=TermStatistics(
+                documents=view.counts.memory_count, average_length=view.counts.average_length, documents_with=counts
+            ),
+            searched=tuple(term for term in dict.fromkeys(self.telling) if term in rarest),
+            hits=_best_by_words(view, rarest, self.limit) if rarest and self.limit > 0 else (),
+        )
+
+
+def _best_by_words(view: View, found: Mapping[str, Sequence[PostingList]], limit: int) -> tuple[ArmHit, ...]:
+    """The best memories by BM25 over the postings of these terms."""
+    return view.best(*score_memories(found, view.norms, view.passes, view.counts.memory_count), limit=limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EvidenceQuery:
+    """One call of `SearchIndex.evidence`, as a unit of reading. It loads nothing: a check reads a whole tenant so."""
+
+    tenant_id: TenantId
+    ids: tuple[MemoryId, ...]
+    model: ModelIdentity
+    terms: tuple[str, ...]
+
+    def __call__(self, connection: sqlite3.Connection, index: TenantIndex) -> dict[MemoryId, Evidence]:
+        """The evidence by what is loaded, else by the rows."""
+        held = index.held(connection, self.ids, self.model)
+        if held is None:
+            return read_evidence(self.tenant_id, self.ids, self.model, self.terms, connection)
+        return evidence_of(held, self.model, self.terms, connection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,55 +158,22 @@ class _DenseQuery:
             return view or ()
         if view.model_no is None:
             return ()
-        stored = StoredVectors(connection, self.tenant_id, view.model_no)
-        if view.rows is None:
-            return stored.nearest(self.vector, self.where, limit=self.limit)
-        return self._nearest(stored, view, view.rows)
-
-    def _nearest(self, stored: StoredVectors, view: View, rows: RowsView) -> tuple[ArmHit, ...]:
-        """The nearest by exact cosine: the scan picks candidates, the stored rows decide.
-
-        After that, whoever the scan puts within its error of the last hit is scored too, so that none is missed.
-        """
-        estimates = rows.best_by_document(self.vector, view.passes)
-        first = most_first(estimates, max(_CANDIDATES_PER_HIT * self.limit, _FEWEST_CANDIDATES))
-        scores = stored.cosines(view.doc_nos[first], self.vector)
-        hits = best_hits(scores.items(), limit=self.limit)
-        if len(hits) == self.limit:
-            estimates[first] = -np.inf
-            doubtful = np.flatnonzero(estimates >= hits[-1].score - rows.largest_error)
-            doubtful = doubtful[most_first(estimates[doubtful], _MOST_DOUBTFUL)]
-            scores |= stored.cosines(view.doc_nos[doubtful], self.vector)
-            hits = best_hits(scores.items(), limit=self.limit)
-        return hits
-
-
-def _statistics(tenant_id: TenantId, terms: tuple[str, ...], connection: sqlite3.Connection) -> TermStatistics:
-    counts = read_counts(connection, tenant_id)
-    return TermStatistics(
-        documents=0 if counts is None else counts.memory_count,
-        average_length=0.0 if counts is None else counts.average_length,
-        documents_with=count_documents(connection, tenant_id, terms),
-    )
-
-
-def _evidence(
-    tenant_id: TenantId, ids: tuple[MemoryId, ...], model: ModelIdentity, connection: sqlite3.Connection
-) -> dict[MemoryId, Evidence]:
-    asked = orjson.dumps(ids).decode()
-    terms = dict(connection.execute(_TERMS_OF, (asked, tenant_id)).fetchall())
-    chunks: dict[MemoryId, list[tuple[bytes, bytes]]] = {}
-    model_no = find_model(connection, model)
-    for memory_id, embedding, tokens in connection.execute(_CHUNKS_OF, (asked, tenant_id, model_no)).fetchall():
-        chunks.setdefault(memory_id, []).append((embedding, tokens))
-    return {
-        memory_id: Evidence(
-            terms=split_terms(stored),
-            token_vectors=tuple(
-                np.frombuffer(tokens, dtype=np.int8).reshape(-1, model.token_dimension)
-                for _, tokens in chunks.get(memory_id, ())
-            ),
-            embeddings=unit_rows([blob for blob, _ in chunks.get(memory_id, ())], model.dimension),
+        if view.rows is not None:
+            return self._nearest(view, view.rows.nearest(self.vector, view.taken, documents=self.limit))
+        return nearest_stored(
+            connection,
+            self.vector,
+            self.where,
+            tenant_id=self.tenant_id,
+            tenant_no=view.counts.tenant_no,
+            model_no=view.model_no,
+            limit=self.limit,
         )
-        for memory_id, stored in terms.items()
-    }
+
+    def _nearest(self, view: View, found: tuple[NDArray[np.int32], NDArray[np.float64]]) -> tuple[ArmHit, ...]:
+        """The memories of these positions, each by its best cosine."""
+        positions, cosines = found
+        distinct, places = np.unique(positions, return_inverse=True)
+        best = np.full(len(distinct), -np.inf)
+        np.maximum.at(best, places, cosines)
+        return view.best(distinct, best, limit=self.limit)

@@ -3,17 +3,20 @@
 import asyncio
 import os
 import sqlite3
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from polymem.domain.model import TenantId
-from polymem.errors import StorageReadOnly
+from polymem.errors import StorageDamaged, StorageFull, StorageReadOnly, StorageUnavailable
 from polymem.ports.storage import Finding
 from polymem.storage.sqlite.check import check
 from polymem.storage.sqlite.connection import Database
 from polymem.storage.sqlite.directory import SqliteDirectory
 from polymem.storage.sqlite.filters import microseconds
+from polymem.storage.sqlite.index_snapshots import Snapshots, known_stamp
 from polymem.storage.sqlite.jobs import SqliteJobQueue, end_leases
 from polymem.storage.sqlite.lock import DirectoryLock, directory_error
 from polymem.storage.sqlite.memories import SqliteTenantStore
@@ -35,7 +38,9 @@ class SqliteStorage:
     def __init__(self, database: Database, lock: DirectoryLock | None, *, vector_bytes: int) -> None:
         self._database = database
         self._lock = lock
-        self._vectors = VectorIndexes(database, max_bytes=vector_bytes)
+        self._is_closed = False
+        self._snapshots = Snapshots(database.path)
+        self._vectors = VectorIndexes(database, max_bytes=vector_bytes, snapshots=self._snapshots)
         self._directory = SqliteDirectory(database)
         self._jobs = SqliteJobQueue(database)
 
@@ -110,13 +115,22 @@ class SqliteStorage:
 
     async def purge(self) -> None:
         """Nothing of what was deleted can be read from the files any more."""
-        await purge(self._database)
+        await purge(self._database, self._snapshots)
 
     async def close(self) -> None:
         """What was accepted is durable, the file is closed, the directory is free; closing twice is harmless."""
+        if self._lock is not None and not self._is_closed:
+            with suppress(StorageUnavailable, StorageFull, StorageReadOnly, StorageDamaged):
+                await self._save_indexes()
+        self._is_closed = True
         await self._database.close()
         if self._lock is not None:
             self._lock.release()
+
+    async def _save_indexes(self) -> None:
+        """What a start would have to build anew stands in files; a copy, so that failing to write it is no loss."""
+        for tenant_id, stamp in (await self._vectors.save()).items():
+            await self._database.write(partial(known_stamp, tenant_id=tenant_id, stamp=stamp))
 
 
 def _prepare(data_dir: Path, *, owns_directory: bool) -> DirectoryLock | None:

@@ -1,11 +1,12 @@
 -- Times are integer microseconds since 1970-01-01 UTC. JSON is canonical text. Booleans are 0 or 1.
 -- Every key of a tenant's table starts with tenant_id; counters, plans, tenants, keys, models and job_dispatch
--- stand outside. Columns that filters read stand before the long ones: a row is read from its start.
+-- stand outside. Three tables are kept by doc_no, which is one tenant's by itself and never given twice: memories,
+-- index_entries and token_vectors. Columns that filters read stand before the long ones: a row is read from its start.
 
 -- The last number given out, each moved in the transaction that uses it, so that none is ever given twice:
 -- doc_no to memories, tenant_no to tenants, job_sequence to jobs (over all tenants, in commit order).
 -- pings counts the writes that only prove that writing works. tombstones_purged is the last tombstone (its rowid)
--- whose terms are known to be gone from terms_fts.
+-- of which no trace is left in the log.
 CREATE TABLE counters (
   name   TEXT PRIMARY KEY,
   value  INTEGER NOT NULL
@@ -22,7 +23,7 @@ CREATE TABLE plans (
 
 INSERT INTO plans VALUES ('self-hosted', 60000, 60000, NULL);
 
--- tenant_no is a short internal number: it prefixes the tenant's terms in terms_fts.
+-- tenant_no is a short internal number: it names the tenant in index_entries and token_vectors.
 -- change_no counts committed changes.
 CREATE TABLE tenants (
   tenant_id     TEXT PRIMARY KEY,
@@ -85,12 +86,12 @@ CREATE TABLE members (
   FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, user_id)
 ) STRICT;
 
--- doc_no is the row's number in terms_fts and in the in-memory vector index; never reused.
+-- doc_no is the row's number in the index; it grows with every new memory and is never reused.
 -- The wide columns stand last, so that a filter on the others does not walk their overflow pages.
 CREATE TABLE memories (
+  doc_no         INTEGER PRIMARY KEY,
   tenant_id      TEXT NOT NULL REFERENCES tenants (tenant_id),
   memory_id      TEXT NOT NULL,
-  doc_no         INTEGER NOT NULL UNIQUE,
   space_id       TEXT NOT NULL,
   memory_type    TEXT NOT NULL,
   state          TEXT NOT NULL,
@@ -113,7 +114,7 @@ CREATE TABLE memories (
   tags           TEXT NOT NULL,
   metadata       TEXT,
   content        TEXT NOT NULL,
-  PRIMARY KEY (tenant_id, memory_id),
+  UNIQUE (tenant_id, memory_id),
   FOREIGN KEY (tenant_id, space_id) REFERENCES spaces (tenant_id, space_id)
 ) STRICT;
 
@@ -123,7 +124,7 @@ CREATE INDEX memories_by_update ON memories
   (tenant_id, space_id, state, memory_type, updated_at, memory_id, created_at, agent_id, source);
 CREATE INDEX memories_by_session ON memories (tenant_id, session_id, created_at, turn_seq, memory_id)
   WHERE session_id IS NOT NULL;
-CREATE INDEX memories_by_seq ON memories (tenant_id, session_id, space_id, turn_seq)
+CREATE INDEX memories_by_seq ON memories (tenant_id, session_id, space_id, turn_seq, memory_id)
   WHERE turn_seq IS NOT NULL;
 CREATE INDEX memories_by_change ON memories (tenant_id, change_no);
 
@@ -163,30 +164,6 @@ CREATE TABLE forgotten_identities (
   PRIMARY KEY (tenant_id, identity)
 ) STRICT, WITHOUT ROWID;
 
--- The index: terms in order (space-joined), and which model made the vectors.
-CREATE TABLE index_entries (
-  tenant_id    TEXT NOT NULL,
-  memory_id    TEXT NOT NULL,
-  doc_no       INTEGER NOT NULL UNIQUE,
-  length       INTEGER NOT NULL,
-  model_no     INTEGER,
-  is_complete  INTEGER NOT NULL,
-  terms        TEXT NOT NULL,
-  PRIMARY KEY (tenant_id, memory_id)
-) STRICT;
-
-CREATE INDEX index_entries_to_embed ON index_entries (tenant_id, model_no, is_complete, doc_no);
-
-CREATE TABLE term_counts (
-  tenant_id  TEXT NOT NULL,
-  term       TEXT NOT NULL,
-  documents  INTEGER NOT NULL CHECK (documents > 0),
-  PRIMARY KEY (tenant_id, term)
-) STRICT, WITHOUT ROWID;
-
--- Each term is written as <tenant_no>_<term>: a posting list belongs to one tenant.
-CREATE VIRTUAL TABLE terms_fts USING fts5 (terms, content='', tokenize="ascii tokenchars '_'");
-
 CREATE TABLE models (
   model_no         INTEGER PRIMARY KEY,
   name             TEXT NOT NULL,
@@ -196,17 +173,37 @@ CREATE TABLE models (
   UNIQUE (name, revision, dimension, token_dimension)
 ) STRICT;
 
--- embedding: little-endian float16; token_vectors: int8, row after row.
-CREATE TABLE chunks (
-  tenant_id      TEXT NOT NULL,
-  memory_id      TEXT NOT NULL,
-  chunk_no       INTEGER NOT NULL,
-  model_no       INTEGER NOT NULL REFERENCES models (model_no),
-  start_offset   INTEGER NOT NULL,
-  end_offset     INTEGER NOT NULL,
-  embedding      BLOB NOT NULL,
-  token_vectors  BLOB NOT NULL,
-  PRIMARY KEY (tenant_id, memory_id, chunk_no)
+-- The index entry of a memory. length: its terms, repeats counted. terms: the 8-byte codes of the distinct ones,
+-- ascending; counts: how often each stands in it, all as unsigned numbers of one byte, or of four. model_no: which
+-- model made the vectors. traits: the engine's own bytes. chunks: start, end and number of tokens of each chunk,
+-- int32; embeddings: one row of float16 for each chunk. All numbers in blobs are little-endian.
+CREATE TABLE index_entries (
+  doc_no       INTEGER PRIMARY KEY,
+  tenant_no    INTEGER NOT NULL,
+  length       INTEGER NOT NULL,
+  model_no     INTEGER REFERENCES models (model_no),
+  is_complete  INTEGER NOT NULL,
+  terms        BLOB NOT NULL,
+  counts       BLOB NOT NULL,
+  traits       BLOB NOT NULL,
+  chunks       BLOB NOT NULL,
+  embeddings   BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX index_entries_to_embed ON index_entries (tenant_no, model_no, is_complete);
+
+-- int8, one row for each token, chunk after chunk. Apart from the entry, so that entries are read quickly.
+CREATE TABLE token_vectors (
+  doc_no     INTEGER PRIMARY KEY,
+  tenant_no  INTEGER NOT NULL,
+  vectors    BLOB NOT NULL
+) STRICT;
+
+-- The file beside the database that holds the tenant's filter columns and posting lists, as they were at a change:
+-- only the file that bears this stamp is read. See index_snapshots.py.
+CREATE TABLE index_snapshots (
+  tenant_id  TEXT PRIMARY KEY REFERENCES tenants (tenant_id),
+  stamp      TEXT NOT NULL
 ) STRICT;
 
 CREATE TABLE jobs (
