@@ -53,14 +53,33 @@ class ArmRank:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WordMatch:
+    """A word of the question, its share of all weight, and the word of the memory that it met at this cosine."""
+
+    word: str
+    weight: float
+    met: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HitTrace:
-    """Why a memory was recalled and what each stage gave it."""
+    """Why a memory was recalled and what each stage gave it.
+
+    `arms`: which found it, at which rank; none for a turn beside one that was found. `fused`: its score by rank fusion.
+    `late_interaction`: of its best 32 and 64 tokens; None without vectors. `coverage` and `bm25`: of the question's
+    words, in [0, 1]. `own_score`: the score that relevance is made from. `parts`: what each feature and rule added to
+    the score; they sum up to it. `words`: the heaviest words of the question and what they met, when asked for.
+    """
 
     arms: tuple[ArmRank, ...]
     fused: float
-    late_interaction: float | None
+    late_interaction: tuple[float, float] | None
     coverage: float
-    priors: tuple[tuple[str, float], ...] = ()
+    bm25: float
+    own_score: float
+    parts: tuple[tuple[str, float], ...]
+    words: tuple[WordMatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +97,10 @@ class RecallHit:
 class RecallRequest:
     """A question to the memories that pass `where`, best first.
 
-    `min_relevance` cuts hits below it; `is_recall_degraded` in the answer says that the model did not take part.
+    `min_relevance` cuts hits below it; `is_degraded` in the answer says that the model did not take part.
+    `reference_at`: when the question is asked; time words are read against it; None: now. `trace`: hits tell which
+    words matched which. `pinned_first_from`: pinned memories of at least this relevance stand before all others, within
+    the pool; None: where their score puts them.
     """
 
     text: str
@@ -86,6 +108,9 @@ class RecallRequest:
     limit: int
     offset: int = 0
     min_relevance: float = 0.0
+    reference_at: datetime | None = None
+    trace: bool = False
+    pinned_first_from: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

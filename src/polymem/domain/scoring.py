@@ -1,11 +1,9 @@
-"""How recalled memories are ordered: fusion of arms, late interaction, lexical evidence, and their calibration.
+"""What a question and a memory have in common: late interaction, words, and the scale of relevance; fusion of arms.
 
-All functions are pure. The constants are rows of `bench/RESULTS.md` (in-process laboratory, both development
-sets); a change of one is a change of that table.
+All functions are pure. The order that follows from them is made in `ranking`.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,21 +25,9 @@ PRIOR_DOCUMENTS = 100
 PRIOR_SHARE = 0.002
 PRIOR_STOP_SHARE = 0.3
 
-# Rows `late interaction`, `late + coverage`, `late + bm25 share`, `late + similarity`, `no length`: none helps both
-# sets much alone, together they do.
-COVERAGE_WEIGHT = 0.15
-BM25_WEIGHT = 0.15
-SIMILARITY_WEIGHT = 0.2
-
-# A long text has more tokens that may match by chance. From 60 terms to 600 each factor e costs this much; the
-# rows `no length`, `length 0.03` gain .04 all@10 on long chats and nothing on short turns. Beyond 600 a text is not
-# asked to pay more.
-LENGTH_PENALTY = 0.05
-SHORT_TERMS = 60
-LONG_TERMS = 600
-
 # Token rows that are multiplied at once; bounds the memory of one call to some 20 MB.
 _ROWS_AT_ONCE = 32_768
+_BLOCK_TOKENS = 16
 
 K = TypeVar("K", bound=str)
 
@@ -96,19 +82,32 @@ def token_weights(query: str, tokens: Sequence[tuple[int, int]], weights: Mappin
     return found if found.any() else np.ones(len(tokens), dtype=np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Late interaction of one query with each document; NaN for a document without token vectors.
+
+    `sum_t w(t) * max_j cos(q_t, d_j) / sum_t w(t)` where j runs over a window of a chunk: of 2 blocks of 16 tokens in
+    `narrow`, of 4 in `wide`; of all windows of a document the best counts. A window, unlike the whole of a long text,
+    does not match everything a little.
+    """
+
+    narrow: NDArray[np.float64]
+    wide: NDArray[np.float64]
+
+
 def late_interaction(
     query: NDArray[np.float32],
     weights: NDArray[np.float32],
     documents: Sequence[Sequence[NDArray[np.int8]]],
-) -> list[float | None]:
-    """`sum_t w(t) * max_j cos(q_t, d_j) / sum_t w(t)` of each document's best chunk; None without token vectors.
+) -> Late:
+    """The late interaction of each document.
 
     `query` float32 (tokens, dimension) unit rows; each chunk int8 (tokens, dimension), 127 times unit rows.
     """
-    best: list[float | None] = [None] * len(documents)
+    late = Late(np.full(len(documents), np.nan), np.full(len(documents), np.nan))
     chunks = [(number, chunk) for number, document in enumerate(documents) for chunk in document if chunk.shape[0] > 0]
     if not chunks or query.shape[0] == 0:
-        return best
+        return late
     scaled = query * (weights / (127.0 * weights.sum()))[:, np.newaxis]
     start = 0
     while start < len(chunks):
@@ -116,77 +115,69 @@ def late_interaction(
         while end < len(chunks) and (end == start or rows + chunks[end][1].shape[0] <= _ROWS_AT_ONCE):
             rows += chunks[end][1].shape[0]
             end += 1
-        scores = _chunk_scores(scaled, [chunk for _, chunk in chunks[start:end]])
-        for (number, _), score in zip(chunks[start:end], scores, strict=True):
-            known = best[number]
-            best[number] = float(score) if known is None else max(known, float(score))
+        numbers = np.array([number for number, _ in chunks[start:end]])
+        narrow, wide = _window_scores(scaled, [chunk for _, chunk in chunks[start:end]])
+        np.fmax.at(late.narrow, numbers, narrow)
+        np.fmax.at(late.wide, numbers, wide)
         start = end
-    return best
+    return late
 
 
-def _chunk_scores(scaled: NDArray[np.float32], chunks: Sequence[NDArray[np.int8]]) -> NDArray[np.float32]:
-    """The weighted sum over query tokens of the best cosine in each chunk."""
-    starts = np.cumsum([0, *(chunk.shape[0] for chunk in chunks[:-1])])
+def _window_scores(
+    scaled: NDArray[np.float32], chunks: Sequence[NDArray[np.int8]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """For each chunk the best window of 2 and of 4 blocks: the weighted sum over query tokens of its best cosines."""
+    lengths = np.array([chunk.shape[0] for chunk in chunks])
+    counts = -(-lengths // _BLOCK_TOKENS)
+    first_blocks = np.cumsum(counts) - counts
+    chunk_of = np.repeat(np.arange(len(chunks)), counts)
+    within = np.arange(len(chunk_of)) - first_blocks[chunk_of]
+    starts = (np.cumsum(lengths) - lengths)[chunk_of] + within * _BLOCK_TOKENS
     cosines = np.concatenate(chunks).astype(np.float32) @ scaled.T
-    scores: NDArray[np.float32] = np.maximum.reduceat(cosines, starts, axis=0).sum(axis=1)
-    return scores
+    blocks = np.maximum.reduceat(cosines, starts, axis=0)
+    pairs = _joined(blocks, chunk_of, 1)
+    fours = _joined(pairs, chunk_of, 2)
+    return (
+        np.maximum.reduceat(pairs.sum(axis=1), first_blocks),
+        np.maximum.reduceat(fours.sum(axis=1), first_blocks),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class LexicalEvidence:
-    """What the terms of a memory say about a query; `coverage` and `bm25` in [0, 1].
+def _joined(rows: NDArray[np.float32], chunk_of: NDArray[np.int64], step: int) -> NDArray[np.float32]:
+    """Each row with the row `step` further on taken in, where that is of the same chunk."""
+    joined = rows.copy()
+    is_same = np.flatnonzero(chunk_of[:-step] == chunk_of[step:])
+    joined[is_same] = np.maximum(rows[is_same], rows[is_same + step])
+    return joined
 
-    `coverage`: the weight of the query terms it holds, of all; `bm25`: its BM25 score, of the highest possible;
-    `length`: how many terms the memory has.
+
+def lexical_evidence(
+    weights: Mapping[str, float], frequencies: Mapping[str, int], *, length: int, average_length: float
+) -> tuple[float, float]:
+    """What the terms of a memory say about the weighted terms of a query: coverage and BM25, both in [0, 1].
+
+    Coverage is the weight of the terms it holds, of all; BM25 its score, of the highest possible. `frequencies` tells
+    how often it holds each, `length` how many terms it has. Both are zero for a query of no weight.
     """
-
-    coverage: float
-    bm25: float
-    length: int
-
-
-def lexical_evidence(weights: Mapping[str, float], terms: Sequence[str], *, average_length: float) -> LexicalEvidence:
-    """The evidence of a memory's `terms` for the weighted query terms; zero for a query of no weight."""
     total = sum(weights.values())
     if total <= 0:
-        return LexicalEvidence(0.0, 0.0, len(terms))
-    counts = Counter(term for term in terms if term in weights)
-    held = sorted(counts)
-    covered = sum(weights[term] for term in held)
-    scored = sum(
-        weights[term] * bm25(count=counts[term], length=len(terms), average_length=average_length) for term in held
-    )
-    return LexicalEvidence(covered / total, scored / (total * (BM25_K1 + 1.0)), len(terms))
+        return 0.0, 0.0
+    covered = scored = 0.0
+    for term, weight in weights.items():
+        count = frequencies.get(term, 0)
+        if count:
+            covered += weight
+            scored += weight * bm25(count=count, length=length, average_length=average_length)
+    return covered / total, scored / (total * (BM25_K1 + 1.0))
 
 
-def length_prior(length: int) -> float:
-    """What a memory of so many terms loses, at most 0."""
-    return -LENGTH_PENALTY * math.log(min(max(length, SHORT_TERMS), LONG_TERMS) / SHORT_TERMS)
-
-
-def score(*, late: float, similarity: float, lexical: LexicalEvidence) -> float:
-    """What orders memories that have vectors."""
-    return (
-        late
-        + COVERAGE_WEIGHT * lexical.coverage
-        + BM25_WEIGHT * lexical.bm25
-        + SIMILARITY_WEIGHT * similarity
-        + length_prior(lexical.length)
-    )
-
-
-# Fitted by `bench/calibrate.py`: the score of a memory without vectors from its lexical evidence alone. Rows
-# `words alone`: better than plain BM25 on both sets.
-LEXICAL_ONLY_BASE = 0.44
-LEXICAL_ONLY_COVERAGE = 0.29
-LEXICAL_ONLY_BM25 = 0.58
-
-# Fitted by `bench/calibrate.py`: the logistic that tells answers from other candidates, each as likely as the other.
+# Set by `python -m bench.recall calibrate`: the slope of the logistic that tells answers from other candidates; its
+# middle so that off-topic questions stay below the default cut in both data sets.
 RELEVANCE_SLOPE = 13.0
-RELEVANCE_MIDDLE = 0.67
+RELEVANCE_MIDDLE = 0.54
 # The best of many memories that have nothing to do with a question scores higher than the best of few: by this much
 # for each factor e of memories. The middle above is that of so many; where it is not measured it stays the same.
-RELEVANCE_GROWTH = 0.046
+RELEVANCE_GROWTH = 0.03
 RELEVANCE_DOCUMENTS = 3_600
 FEWEST_DOCUMENTS = 100
 MOST_DOCUMENTS = 10_000
@@ -194,16 +185,6 @@ MOST_DOCUMENTS = 10_000
 # Below this a hit is left out where a caller asks for answers, not for everything (mem9: confidence 45). Rows
 # `calibration`: how many off-topic questions then get at most one hit, and how many answers are kept.
 DEFAULT_RELEVANCE_CUT = 0.45
-
-
-def lexical_score(lexical: LexicalEvidence) -> float:
-    """What orders memories that have no vectors, on the scale of `score`."""
-    return (
-        LEXICAL_ONLY_BASE
-        + LEXICAL_ONLY_COVERAGE * lexical.coverage
-        + LEXICAL_ONLY_BM25 * lexical.bm25
-        + length_prior(lexical.length)
-    )
 
 
 def relevance(total: float, *, documents: int) -> float:

@@ -1,6 +1,7 @@
 """Recall: the memories that answer a question, best first.
 
-    question -> terms, vectors -> lexical and dense arm -> fusion -> pool -> evidence -> score -> cut -> page
+    question -> terms, vectors, time words -> lexical and dense arm, the same within the time asked for -> pool
+    -> evidence -> match -> turns beside the best -> order -> cut -> page
 
 The lexical arm runs while the question is embedded. Each stage is a function of what the one before gave.
 Equal calls over an unchanged tenant give equal answers; ties are broken by id.
@@ -8,92 +9,100 @@ Equal calls over an unchanged tenant give equal answers; ties are broken by id.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from polymem.domain.model import Call, Memory, MemoryId
-from polymem.domain.query import ArmRank, HitTrace, MemoryFilter, RecallHit, RecallPage, RecallRequest
-from polymem.domain.scoring import (
-    late_interaction,
-    length_prior,
-    lexical_evidence,
-    lexical_score,
-    reciprocal_rank_fusion,
-    relevance,
-    score,
-    term_weight,
-    token_weights,
-)
-from polymem.domain.text import is_mostly_latin, query_terms, terms
+from polymem.domain.model import Call, Memory, MemoryId, MemoryType
+from polymem.domain.query import ArmRank, HitTrace, MemoryFilter, RecallHit, RecallPage, RecallRequest, WordMatch
+from polymem.domain.question import Asked, read_question
+from polymem.domain.ranking import DEFAULT_WEIGHTS, Candidates, Ranking, Weights, context_share, own_match, rank
+from polymem.domain.scoring import reciprocal_rank_fusion, relevance, term_weight
+from polymem.domain.text import index_text, is_mostly_latin, query_terms, terms
+from polymem.domain.timewords import DaySpan
 from polymem.engine.access import Access
+from polymem.engine.judging import Measured, Question, as_candidates, measure, token_matches
 from polymem.errors import InferenceUnavailable
 from polymem.ports.inference import Embedder, QueryEmbedding
-from polymem.ports.search import ArmHit, Evidence, SearchIndex, TermStatistics
-from polymem.ports.storage import Storage, TenantStore
+from polymem.ports.runtime import Clock
+from polymem.ports.search import ArmHit, Evidence, SearchIndex, WordsFound
+from polymem.ports.storage import Storage
 
 # How many candidates each arm gives and the pool keeps: the first size that holds the asked-for page. Fixed
-# sizes, so that the pages of one question agree with each other. Rows `pool 50`, `100`, `128`, `150`.
-POOL_SIZES: Final = (128, 512)
+# sizes, so that the pages of one question agree with each other.
+POOL_SIZES: Final = (96, 512)
+
+# How many come from the time a question asks for, beside the pool; of how many such times.
+TIME_POOL: Final = 32
+TIMES_SEARCHED: Final = 2
+
+# The turns beside so many of the best are looked at too: an answer often stands beside the turn that matches.
+NEIGHBOURS_OF: Final = 10
 
 # A question is read to this length and searched by this many of its rarest terms; a pasted document is not a
 # question, and must not cost more than one.
 QUERY_CHARACTERS: Final = 8_192
 QUERY_TERMS: Final = 64
 
-# Of a very long memory the chunks nearest to the question take part in late interaction.
-CHUNKS_SCORED: Final = 16
+# A millisecond of late interaction: a thread would cost more than it frees.
+ROWS_ON_THE_LOOP: Final = 8_192
 
-# A memory replaced by another is told apart by this much and never stands above what replaced it.
-SUPERSEDED_PENALTY: Final = 0.1
+# The words of a question that a trace names, and how far into a text it looks for what they met.
+WORDS_TRACED: Final = 8
+TRACED_CHARACTERS: Final = 32_768
 
 LEXICAL: Final = "lexical"
 DENSE: Final = "dense"
+LEXICAL_THEN: Final = "lexical within the time"
+DENSE_THEN: Final = "dense within the time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """A question as terms: the ones it is searched by, and the weight of all it holds."""
+class _Found:
+    """What the arms found, each best first; `vectors` None when the model did not take part."""
 
-    text: str
-    searched: tuple[str, ...]
-    weights: Mapping[str, float]
-    evidence_weights: Mapping[str, float]
-    documents: int
-    average_length: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Arms:
-    """What the arms found, best first; `vectors` None when the model did not take part."""
-
-    question: _Question
-    lexical: tuple[ArmHit, ...]
-    dense: tuple[ArmHit, ...]
+    question: Question
+    arms: Mapping[str, tuple[ArmHit, ...]]
     vectors: QueryEmbedding | None
     is_degraded: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Scored:
-    """A candidate with all that was found out about it."""
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The candidates in their order, with what they were judged by. `scores` are those after supersession."""
 
-    memory_id: MemoryId
-    score: float
-    relevance: float
-    similarity: float | None
-    trace: HitTrace
+    found: _Found
+    fused: Mapping[MemoryId, float]
+    evidence: Mapping[MemoryId, Evidence]
+    candidates: Candidates
+    ranking: Ranking
+    order: tuple[int, ...]
+    scores: Sequence[float]
+    context: float
+
+    def own_score(self, row: int) -> float:
+        """The score without what context gives the first of all: on the same scale in dialogues and elsewhere."""
+        return self.scores[row] - self.context
+
+    def relevance(self, row: int) -> float:
+        """The calibrated score of a candidate."""
+        return relevance(self.own_score(row), documents=self.found.question.documents)
 
 
 class Recall:
     """Answers questions from what is stored."""
 
-    def __init__(self, storage: Storage, embedder: Embedder, access: Access) -> None:
+    def __init__(
+        self, storage: Storage, embedder: Embedder, access: Access, *, clock: Clock, weights: Weights = DEFAULT_WEIGHTS
+    ) -> None:
         self._storage = storage
         self._embedder = embedder
         self._access = access
+        self._clock = clock
+        self._weights = weights
 
     async def search(self, call: Call, request: RecallRequest) -> RecallPage:
         """The page of hits that the principal may read. Raises `Forbidden` without the scope to read.
@@ -105,42 +114,58 @@ class Recall:
         if not where.spaces:
             return RecallPage(hits=(), total=0, is_degraded=self._embedder.problem is not None)
         tenant_id = call.principal.tenant_id
+        text = request.text[:QUERY_CHARACTERS]
+        asked = read_question(text, (request.reference_at or self._clock.now()).astimezone(UTC).date())
         index = self._storage.search(tenant_id)
         size = pool_size(request.offset + request.limit)
-        arms = await self._ask(index, request.text[:QUERY_CHARACTERS], where, size)
-        fused = _pool(arms, size)
-        evidence = await index.evidence(list(fused), self._embedder.identity)
-        scored = await asyncio.to_thread(_score, arms, fused, evidence)
-        rows = await self._rows(self._storage.tenant(tenant_id), scored, where, request.min_relevance)
-        hits = _ordered(scored, rows, documents=arms.question.documents)
-        above = [hit for hit in hits if hit.relevance >= request.min_relevance]
+        found = await self._find(index, text, asked, where, size)
+        judged = await self._judge(index, asked, found, where, size)
+        store = self._storage.tenant(tenant_id)
+        above = _pinned_first(
+            judged,
+            [row for row in judged.order if judged.relevance(row) >= request.min_relevance],
+            request.pinned_first_from,
+        )
+        ids = [MemoryId(candidate) for candidate in judged.candidates.ids]
+        while True:
+            page = above[request.offset : request.offset + request.limit]
+            memories = await store.get_memories(sorted(ids[row] for row in page), where.spaces) if page else {}
+            gone = {row for row in page if ids[row] not in memories}
+            if not gone:
+                break
+            # Deleted since they were found: they give their places to the next.
+            above = [row for row in above if row not in gone]
+        shown = [(row, memories[ids[row]]) for row in page]
+        arms = _arm_ranks(found.arms, {memory.id for _, memory in shown})
+        # A trace cuts the texts into tokens once more: not on the event loop.
+        traced = await asyncio.to_thread(self._words_of_all, judged, shown) if request.trace else {}
         return RecallPage(
-            hits=tuple(above[request.offset : request.offset + request.limit]),
+            hits=tuple(
+                [self._hit(judged, row, memory, arms[memory.id], traced.get(memory.id, ())) for row, memory in shown]
+            ),
             total=len(above),
-            is_degraded=arms.is_degraded,
-            candidate_ids=tuple(fused),
+            is_degraded=found.is_degraded,
+            candidate_ids=tuple(judged.fused),
         )
 
-    async def _ask(self, index: SearchIndex, text: str, where: MemoryFilter, size: int) -> _Arms:
-        """Both arms, the lexical one while the question is embedded."""
-        (question, found), (vectors, near, is_degraded) = await asyncio.gather(
+    async def _find(self, index: SearchIndex, text: str, asked: Asked, where: MemoryFilter, size: int) -> _Found:
+        """What the arms find; the lexical one while the question is embedded, those of a time after both."""
+        (question, words), (vectors, near, is_degraded) = await asyncio.gather(
             _lexical(index, text, where, size), self._dense(index, text, where, size)
         )
-        return _Arms(question=question, lexical=found, dense=near, vectors=vectors, is_degraded=is_degraded)
-
-    async def _rows(
-        self, store: TenantStore, scored: Sequence[_Scored], where: MemoryFilter, min_relevance: float
-    ) -> dict[MemoryId, Memory]:
-        """The memories of the candidates above the cut, and of those that came in place of one of them."""
-        pool = {each.memory_id for each in scored}
-        rows: dict[MemoryId, Memory] = {}
-        wanted = {each.memory_id for each in scored if each.relevance >= min_relevance}
-        while wanted:
-            found = await store.get_memories(sorted(wanted), where.spaces)
-            rows |= found
-            successors = {row.superseded_by for row in found.values() if row.superseded_by is not None}
-            wanted = (successors & pool) - rows.keys()
-        return rows
+        arms = {LEXICAL: words, DENSE: near}
+        times = [_within(where, span) for span in asked.spans[:TIMES_SEARCHED]]
+        by_words = await asyncio.gather(
+            *(index.lexical(question.searched, then, limit=TIME_POOL) for then in times if question.searched)
+        )
+        arms |= {f"{LEXICAL_THEN} {number}": hits for number, hits in enumerate(by_words, start=1)}
+        if vectors is not None:
+            identity = self._embedder.identity
+            by_vector = await asyncio.gather(
+                *(index.dense(vectors.embedding, identity, then, limit=TIME_POOL) for then in times)
+            )
+            arms |= {f"{DENSE_THEN} {number}": hits for number, hits in enumerate(by_vector, start=1)}
+        return _Found(question=question, arms=arms, vectors=vectors, is_degraded=is_degraded)
 
     async def _dense(
         self, index: SearchIndex, text: str, where: MemoryFilter, size: int
@@ -157,6 +182,75 @@ class Recall:
             return None, (), True
         return vectors, await index.dense(vectors.embedding, self._embedder.identity, where, limit=size), False
 
+    async def _judge(self, index: SearchIndex, asked: Asked, found: _Found, where: MemoryFilter, size: int) -> _Judged:
+        """The candidates, and the turns beside the best of them, in their order."""
+        fused = _pool(found, size)
+        asked_terms = tuple(found.question.evidence_weights)
+        held = await index.evidence(list(fused), self._embedder.identity, asked_terms)
+        evidence = {memory_id: held[memory_id] for memory_id in fused if memory_id in held}
+        asked = _asked_in_reach(asked, found.question.text, evidence)
+        measured = await _measured(found, tuple(evidence.values()))
+        candidates = as_candidates(measured, evidence, {})
+        best = _best_of_dialogues(candidates, self._weights)
+        if best:
+            beside = await index.neighbours(best, where, reach=1)
+            fresh = sorted({other for around in beside.values() for _, other in around} - evidence.keys())
+            more = await index.evidence(fresh, self._embedder.identity, asked_terms)
+            evidence |= {memory_id: more[memory_id] for memory_id in fresh if memory_id in more}
+            measured += await _measured(found, tuple(more[each] for each in fresh if each in more))
+            candidates = as_candidates(measured, evidence, beside)
+        ranking = rank(asked, frozenset(found.question.weights), candidates, self._weights)
+        replaced = {memory_id: held.superseded_by for memory_id, held in evidence.items()}
+        order, scores = _below_what_replaced_them(candidates, ranking, replaced, self._weights.superseded)
+        context = 0.0 if not order else context_share(ranking, order[0], self._weights)
+        return _Judged(found, fused, evidence, candidates, ranking, order, scores, context)
+
+    def _hit(
+        self,
+        judged: _Judged,
+        row: int,
+        memory: Memory,
+        arms: tuple[ArmRank, ...],
+        words: tuple[WordMatch, ...],
+    ) -> RecallHit:
+        similarity = float(judged.candidates.similarity[row])
+        return RecallHit(
+            memory=memory,
+            score=judged.scores[row],
+            relevance=judged.relevance(row),
+            similarity=None if np.isnan(similarity) else similarity,
+            trace=_trace(judged, row, self._weights, arms, words),
+        )
+
+    def _words_of_all(
+        self, judged: _Judged, shown: Sequence[tuple[int, Memory]]
+    ) -> dict[MemoryId, tuple[WordMatch, ...]]:
+        return {memory.id: self._words(judged, memory) for _, memory in shown}
+
+    def _words(self, judged: _Judged, memory: Memory) -> tuple[WordMatch, ...]:
+        """The heaviest words of the question, each with the word of the memory that it met; "" for one far into it."""
+        question, vectors = judged.found.question, judged.found.vectors
+        if vectors is None:
+            return ()
+        text = index_text(memory)[:TRACED_CHARACTERS]
+        spans = self._embedder.token_spans(text)
+        found: dict[str, WordMatch] = {}
+        for match in token_matches(question, vectors, judged.evidence[memory.id]):
+            word = _whole_word(question.text, match.span)
+            chunk = spans[match.chunk] if match.chunk < len(spans) else ()
+            met = _whole_word(text, chunk[match.row]) if match.row < len(chunk) else ""
+            if word not in found or found[word].weight < match.weight:
+                found[word] = WordMatch(word=word, weight=match.weight, met=met, cosine=match.cosine)
+        return tuple(sorted(found.values(), key=lambda match: (-match.weight, match.word))[:WORDS_TRACED])
+
+
+async def _measured(found: _Found, held: Sequence[Evidence]) -> Measured:
+    """What words and vectors say of each candidate; long texts are measured off the event loop."""
+    rows = sum(chunk.shape[0] for each in held for chunk in each.token_vectors)
+    if rows <= ROWS_ON_THE_LOOP:
+        return measure(found.question, found.vectors, held)
+    return await asyncio.to_thread(measure, found.question, found.vectors, held)
+
 
 def pool_size(wanted: int) -> int:
     """How many candidates are judged for a page that ends at hit number `wanted`."""
@@ -165,28 +259,25 @@ def pool_size(wanted: int) -> int:
 
 async def _lexical(
     index: SearchIndex, text: str, where: MemoryFilter, size: int
-) -> tuple[_Question, tuple[ArmHit, ...]]:
+) -> tuple[Question, tuple[ArmHit, ...]]:
     """The question with the tenant's own statistics, and what its words find."""
     telling = query_terms(text)
     every = tuple(dict.fromkeys(terms(text)))
-    statistics = await index.term_statistics(every)
-    question = _question(text, every, telling, statistics)
-    if not question.searched:
-        return question, ()
-    return question, await index.lexical(question.searched, where, limit=size)
+    found = await index.words(every, telling, where, limit=size, most=QUERY_TERMS)
+    return _question(text, every, telling, found), found.hits
 
 
-def _question(text: str, every: Sequence[str], telling: Sequence[str], statistics: TermStatistics) -> _Question:
-    """The terms of a question with their weights; it is searched by the rarest that occur at all."""
+def _question(text: str, every: Sequence[str], telling: Sequence[str], found: WordsFound) -> Question:
+    """The terms of a question with their weights; it is judged by the heaviest of the telling ones."""
+    statistics = found.statistics
     weights = {
         term: term_weight(term, documents=statistics.documents, documents_with=statistics.documents_with.get(term, 0))
         for term in every
     }
-    known = [term for term in telling if statistics.documents_with.get(term, 0) > 0]
-    rarest, judged = _rarest(known, weights), _rarest(telling, weights)
-    return _Question(
+    judged = _rarest(telling, weights)
+    return Question(
         text=text,
-        searched=tuple(term for term in known if term in rarest),
+        searched=found.searched,
         weights=weights,
         evidence_weights={term: weights[term] for term in telling if term in judged},
         documents=statistics.documents,
@@ -199,117 +290,131 @@ def _rarest(asked: Sequence[str], weights: Mapping[str, float]) -> frozenset[str
     return frozenset(sorted(asked, key=lambda term: (-weights[term], term))[:QUERY_TERMS])
 
 
-def _pool(arms: _Arms, size: int) -> dict[MemoryId, float]:
-    """The best candidates of both arms with their fused rank score, best first."""
-    rankings = [[hit.memory_id for hit in arm] for arm in (arms.lexical, arms.dense)]
-    return dict(list(reciprocal_rank_fusion(rankings).items())[:size])
+def _within(where: MemoryFilter, span: DaySpan) -> MemoryFilter:
+    """The filter, for those alone that are from these days; never wider than it was."""
+    first_at = datetime.combine(span.first, time.min, UTC)
+    until_at = datetime.combine(span.last, time.max, UTC)
+    return replace(
+        where,
+        created_from_at=first_at if where.created_from_at is None else max(where.created_from_at, first_at),
+        created_until_at=until_at if where.created_until_at is None else min(where.created_until_at, until_at),
+    )
 
 
-def _score(arms: _Arms, fused: Mapping[MemoryId, float], evidence: Mapping[MemoryId, Evidence]) -> list[_Scored]:
-    """Every candidate that still has an index entry, judged by words and vectors."""
-    ids = [memory_id for memory_id in fused if memory_id in evidence]
-    late = _late(arms, [evidence[memory_id] for memory_id in ids])
-    ranks = _ranks(arms)
-    scored = []
-    for memory_id, found in zip(ids, late, strict=True):
-        held = evidence[memory_id]
-        lexical = lexical_evidence(
-            arms.question.evidence_weights, held.terms, average_length=arms.question.average_length
-        )
-        similarity = _similarity(arms.vectors, held)
-        total = (
-            lexical_score(lexical)
-            if found is None or similarity is None
-            else score(late=found, similarity=similarity, lexical=lexical)
-        )
-        scored.append(
-            _Scored(
-                memory_id=memory_id,
-                score=total,
-                relevance=relevance(total, documents=arms.question.documents),
-                similarity=similarity,
-                trace=HitTrace(
-                    arms=ranks[memory_id],
-                    fused=fused[memory_id],
-                    late_interaction=found,
-                    coverage=lexical.coverage,
-                    priors=(("bm25", lexical.bm25), ("length", length_prior(lexical.length))),
-                ),
-            )
-        )
-    return scored
+def _asked_in_reach(asked: Asked, text: str, evidence: Mapping[MemoryId, Evidence]) -> Asked:
+    """The question, read against the newest candidate where all times it names lie after that.
+
+    "In March" is then the last March that is remembered.
+    """
+    newest = max((held.created_at.date() for held in evidence.values()), default=None)
+    if newest is None or not asked.spans or any(span.first <= newest for span in asked.spans):
+        return asked
+    return read_question(text, newest)
 
 
-def _late(arms: _Arms, candidates: Sequence[Evidence]) -> list[float | None]:
-    """The late interaction of each candidate; None where the question or the candidate has no token vectors."""
-    vectors = arms.vectors
-    if vectors is None:
-        return [None] * len(candidates)
-    weights = token_weights(arms.question.text, vectors.tokens, arms.question.weights)
-    return late_interaction(vectors.token_vectors, weights, [_nearest_chunks(vectors, each) for each in candidates])
+def _pool(found: _Found, size: int) -> dict[MemoryId, float]:
+    """The best candidates of both arms with their fused rank score, best first, then those of the time asked for."""
+    everywhere = [[hit.memory_id for hit in found.arms[name]] for name in (LEXICAL, DENSE)]
+    pool = dict(list(reciprocal_rank_fusion(everywhere).items())[:size])
+    then = [[hit.memory_id for hit in hits] for name, hits in found.arms.items() if name not in (LEXICAL, DENSE)]
+    for memory_id, fused in list(reciprocal_rank_fusion(then).items())[:TIME_POOL]:
+        pool.setdefault(memory_id, fused)
+    return pool
 
 
-def _nearest_chunks(vectors: QueryEmbedding, candidate: Evidence) -> list[NDArray[np.int8]]:
-    """The token vectors of the chunks nearest to the question, at most `CHUNKS_SCORED`."""
-    if len(candidate.token_vectors) <= CHUNKS_SCORED:
-        return list(candidate.token_vectors)
-    nearest = np.argsort(-(candidate.embeddings @ vectors.embedding), kind="stable")[:CHUNKS_SCORED]
-    return [candidate.token_vectors[number] for number in nearest]
+def _best_of_dialogues(candidates: Candidates, weights: Weights) -> list[MemoryId]:
+    """The turns of dialogues among the best `NEIGHBOURS_OF` by their own match."""
+    match = own_match(candidates, weights)
+    first = sorted(range(len(candidates)), key=lambda row: (-match[row], candidates.ids[row]))[:NEIGHBOURS_OF]
+    return [
+        MemoryId(candidates.ids[row])
+        for row in first
+        if candidates.session[row] >= 0 and candidates.traits[row].is_dialogue
+    ]
 
 
-def _similarity(vectors: QueryEmbedding | None, candidate: Evidence) -> float | None:
-    """The cosine of the question and the nearest chunk."""
-    if vectors is None or candidate.embeddings.shape[0] == 0:
-        return None
-    return float((candidate.embeddings @ vectors.embedding).max())
+def _below_what_replaced_them(
+    candidates: Candidates, ranking: Ranking, replaced: Mapping[MemoryId, MemoryId | None], penalty: float
+) -> tuple[tuple[int, ...], Sequence[float]]:
+    """The order and the scores, each superseded candidate lowered and never above what came in its place."""
+    scores = dict(zip(candidates.ids, ranking.scores.tolist(), strict=True))
+    chains = {memory_id: _successors(memory_id, replaced) for memory_id in replaced if replaced[memory_id] is not None}
+    for memory_id in chains:
+        scores[memory_id] -= penalty
+    bounded = {
+        memory_id: min([score, *(scores[other] for other in chains.get(MemoryId(memory_id), ()))])
+        for memory_id, score in scores.items()
+    }
+    depths = {memory_id: len(chain) for memory_id, chain in chains.items()}
+    listed = [bounded[memory_id] for memory_id in candidates.ids]
+    order = sorted(
+        range(len(candidates)),
+        key=lambda row: (-listed[row], depths.get(MemoryId(candidates.ids[row]), 0), candidates.ids[row]),
+    )
+    return tuple(order), listed
 
 
-def _ranks(arms: _Arms) -> dict[MemoryId, tuple[ArmRank, ...]]:
-    """Where each arm found each memory."""
-    ranks: dict[MemoryId, tuple[ArmRank, ...]] = {}
-    for name, hits in ((LEXICAL, arms.lexical), (DENSE, arms.dense)):
-        for rank, hit in enumerate(hits, start=1):
-            ranks[hit.memory_id] = (*ranks.get(hit.memory_id, ()), ArmRank(arm=name, rank=rank, score=hit.score))
+def _successors(memory_id: MemoryId, replaced: Mapping[MemoryId, MemoryId | None]) -> list[MemoryId]:
+    """The candidates that came in its place, one after another."""
+    seen: list[MemoryId] = []
+    successor = replaced[memory_id]
+    while successor is not None and successor in replaced and successor not in (memory_id, *seen):
+        seen.append(successor)
+        successor = replaced[successor]
+    return seen
+
+
+def _pinned_first(judged: _Judged, rows: list[int], least_relevance: float | None) -> list[int]:
+    """The rows with the pinned ones that are relevant enough before the others, each part in its order."""
+    if least_relevance is None:
+        return rows
+
+    def is_behind(row: int) -> bool:
+        is_pinned = judged.evidence[MemoryId(judged.candidates.ids[row])].memory_type is MemoryType.PINNED
+        return not (is_pinned and judged.relevance(row) >= least_relevance)
+
+    return sorted(rows, key=is_behind)
+
+
+def _arm_ranks(
+    arms: Mapping[str, Sequence[ArmHit]], shown: AbstractSet[MemoryId]
+) -> dict[MemoryId, tuple[ArmRank, ...]]:
+    """Where each arm found each of the shown memories."""
+    ranks: dict[MemoryId, tuple[ArmRank, ...]] = dict.fromkeys(shown, ())
+    for name, hits in arms.items():
+        for place, hit in enumerate(hits, start=1):
+            if hit.memory_id in shown:
+                ranks[hit.memory_id] += (ArmRank(arm=name, rank=place, score=hit.score),)
     return ranks
 
 
-def _ordered(candidates: Sequence[_Scored], rows: Mapping[MemoryId, Memory], *, documents: int) -> list[RecallHit]:
-    """The candidates as hits with their memories, best first, each superseded one below what replaced it.
-
-    A candidate whose row is gone meanwhile is left out.
-    """
-    hits = {
-        each.memory_id: RecallHit(
-            memory=rows[each.memory_id],
-            score=each.score,
-            relevance=each.relevance,
-            similarity=each.similarity,
-            trace=each.trace,
-        )
-        for each in candidates
-        if each.memory_id in rows
-    }
-    for memory_id, hit in hits.items():
-        if hit.memory.superseded_by is not None:
-            hits[memory_id] = _lowered(hit, documents)
-    depths = {memory_id: _bounded_by_successors(memory_id, hits, documents) for memory_id in hits}
-    return sorted(hits.values(), key=lambda hit: (-hit.score, depths[hit.memory.id], hit.memory.id))
-
-
-def _lowered(hit: RecallHit, documents: int) -> RecallHit:
-    """The hit of a superseded memory: less score, and the relevance that goes with it."""
-    lowered = hit.score - SUPERSEDED_PENALTY
-    trace = replace(hit.trace, priors=(*hit.trace.priors, ("superseded", -SUPERSEDED_PENALTY)))
-    return replace(hit, score=lowered, relevance=relevance(lowered, documents=documents), trace=trace)
+def _trace(
+    judged: _Judged, row: int, weights: Weights, arms: tuple[ArmRank, ...], words: tuple[WordMatch, ...]
+) -> HitTrace:
+    """Where each arm found it, and what each part gave to its score."""
+    candidates, ranking = judged.candidates, judged.ranking
+    memory_id = MemoryId(candidates.ids[row])
+    parts = [(name, getattr(weights, name) * float(column[row])) for name, column in ranking.features.items()]
+    parts += [(name, float(column[row])) for name, column in ranking.rules.items()]
+    parts.append(("superseded", judged.scores[row] - float(ranking.scores[row])))
+    narrow = float(candidates.narrow[row])
+    return HitTrace(
+        arms=arms,
+        fused=judged.fused.get(memory_id, 0.0),
+        late_interaction=None if np.isnan(narrow) else (narrow, float(candidates.wide[row])),
+        coverage=float(candidates.coverage[row]),
+        bm25=float(candidates.bm25[row]),
+        own_score=judged.own_score(row),
+        parts=tuple((name, value) for name, value in parts if value),
+        words=words,
+    )
 
 
-def _bounded_by_successors(memory_id: MemoryId, hits: dict[MemoryId, RecallHit], documents: int) -> int:
-    """The hit scores no more than any hit that came in its place; how many of these there are, one after another."""
-    seen = {memory_id}
-    successor = hits[memory_id].memory.superseded_by
-    while successor in hits and successor not in seen:
-        seen.add(successor)
-        bound = min(hits[memory_id].score, hits[successor].score)
-        hits[memory_id] = replace(hits[memory_id], score=bound, relevance=relevance(bound, documents=documents))
-        successor = hits[successor].memory.superseded_by
-    return len(seen) - 1
+def _whole_word(text: str, span: tuple[int, int]) -> str:
+    """The word that a token is a piece of."""
+    start, end = span
+    while start > 0 and text[start - 1].isalnum():
+        start -= 1
+    while end < len(text) and text[end].isalnum():
+        end += 1
+    return text[start:end]

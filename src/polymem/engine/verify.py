@@ -1,16 +1,18 @@
-"""Whether the index still says what the stored texts say: the check that needs to know how texts become terms."""
+"""Whether the index still says what the stored texts say: the check that needs to know how texts are indexed."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from polymem.domain.model import Memory, MemoryId, ModelIdentity, TenantId
 from polymem.domain.query import ListOrder, MemoryFilter
 from polymem.domain.text import index_terms
-from polymem.ports.search import SearchIndex
+from polymem.domain.traits import encode_traits, traits_of
+from polymem.ports.search import Evidence, SearchIndex
 from polymem.ports.storage import Finding, FindingKind, Storage, TenantStore
 
 _PAGE = 200
 _NAMED = 5
-# Only the terms of the evidence are looked at, so any model will do.
+# Only the terms and traits of the evidence are looked at, so any model will do.
 _NO_MODEL = ModelIdentity(name="none", revision="none", dimension=1, token_dimension=1)
 
 
@@ -22,7 +24,7 @@ class _Tenant:
 
 
 async def verify_terms(storage: Storage) -> Finding:
-    """Every memory's text is cut into terms anew and compared with its index entry; nothing is changed.
+    """The terms and traits of every memory are made anew and compared with its index entry; nothing is changed.
 
     Also beside a running server: what differs is read a second time, because it may have been changed meanwhile.
     """
@@ -36,9 +38,9 @@ async def verify_terms(storage: Storage) -> Finding:
             differing += await _differing(place, memories)
     if differing:
         named = ", ".join(differing[:_NAMED])
-        message = f"{len(differing)} index entries hold other terms than their text has, such as {named}"
+        message = f"{len(differing)} index entries hold other terms or traits than their text has, such as {named}"
         return Finding(kind=FindingKind.TERMS, is_ok=False, compared=compared, message=message)
-    message = "index entries hold the terms of their texts"
+    message = "index entries hold the terms and traits of their texts"
     return Finding(kind=FindingKind.TERMS, is_ok=True, compared=compared, message=message)
 
 
@@ -65,9 +67,17 @@ async def _differing(place: _Tenant, memories: tuple[Memory, ...]) -> list[str]:
 
 
 async def _mismatches(place: _Tenant, memories: dict[MemoryId, Memory]) -> dict[MemoryId, Memory]:
-    evidence = await place.index.evidence(list(memories), _NO_MODEL)
+    expected = {memory_id: Counter(index_terms(memory)) for memory_id, memory in memories.items()}
+    every = tuple(dict.fromkeys(term for counts in expected.values() for term in counts))
+    evidence = await place.index.evidence(list(memories), _NO_MODEL, every)
     return {
         memory_id: memory
         for memory_id, memory in memories.items()
-        if memory_id not in evidence or evidence[memory_id].terms != index_terms(memory)
+        if memory_id not in evidence or not _says(evidence[memory_id], memory, expected[memory_id])
     }
+
+
+def _says(held: Evidence, memory: Memory, terms: Counter[str]) -> bool:
+    return (
+        held.frequencies == terms and held.length == terms.total() and held.traits == encode_traits(traits_of(memory))
+    )

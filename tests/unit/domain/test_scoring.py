@@ -1,7 +1,5 @@
 """Fusion, late interaction, lexical evidence, relevance."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,16 +9,14 @@ from numpy.typing import NDArray
 from polymem.domain import scoring
 from polymem.domain.scoring import (
     DEFAULT_RELEVANCE_CUT,
-    LexicalEvidence,
+    FEWEST_DOCUMENTS,
+    MOST_DOCUMENTS,
     bm25,
     idf,
     late_interaction,
-    length_prior,
     lexical_evidence,
-    lexical_score,
     reciprocal_rank_fusion,
     relevance,
-    score,
     term_weight,
     token_weights,
 )
@@ -75,27 +71,67 @@ def test_tokens_of_a_query_without_weighted_words_weigh_alike() -> None:
     assert token_weights("", [], {}).tolist() == []
 
 
+def _late(
+    query: NDArray[np.float32], weights: NDArray[np.float32], *documents: list[NDArray[np.int8]]
+) -> list[tuple[float, float]]:
+    late = late_interaction(query, weights, documents)
+    return list(zip(late.narrow.tolist(), late.wide.tolist(), strict=True))
+
+
+BOTH = np.eye(3, dtype=np.float32)[:2]
+EVEN = np.ones(2, dtype=np.float32)
+
+
+def _chunk(tokens: int, **at: int) -> NDArray[np.int8]:
+    """A chunk of tokens that match nothing, but the two query tokens at these places."""
+    rows = [[0.0, 0.0, 1.0]] * tokens
+    rows[at["first"]] = [1.0, 0.0, 0.0]
+    rows[at["second"]] = [0.0, 1.0, 0.0]
+    return _rows(*rows)
+
+
 def test_late_interaction_is_the_weighted_mean_of_the_best_cosines() -> None:
-    query = np.array([[1, 0], [0, 1]], dtype=np.float32)
-    weights = np.array([3, 1], dtype=np.float32)
-    both, first, neither = _rows([1, 0], [0, 1]), _rows([1, 0]), _rows([-1, 0])
-    found = late_interaction(query, weights, [[both], [first], [neither]])
-    assert found == [pytest.approx(1.0), pytest.approx(0.75), pytest.approx(-0.75)]
+    both, first, neither = _rows([1, 0, 0], [0, 1, 0]), _rows([1, 0, 0]), _rows([-1, 0, 0])
+    found = _late(BOTH, np.array([3, 1], dtype=np.float32), [both], [first], [neither])
+    assert found == [pytest.approx((1.0, 1.0)), pytest.approx((0.75, 0.75)), pytest.approx((-0.75, -0.75))]
 
 
-def test_late_interaction_takes_the_best_chunk_not_the_best_of_all_chunks() -> None:
-    query = np.array([[1, 0], [0, 1]], dtype=np.float32)
-    weights = np.ones(2, dtype=np.float32)
-    assert late_interaction(query, weights, [[_rows([1, 0]), _rows([0, 1])]]) == [pytest.approx(0.5)]
+@pytest.mark.parametrize(
+    ("first", "second", "narrow", "wide"),
+    [
+        (0, 31, 1.0, 1.0),
+        (17, 40, 1.0, 1.0),
+        (40, 17, 1.0, 1.0),
+        (15, 32, 0.5, 1.0),
+        (0, 63, 0.5, 1.0),
+        (20, 79, 0.5, 1.0),
+        (0, 64, 0.5, 0.5),
+        (84, 85, 1.0, 1.0),
+        (84, 30, 0.5, 0.5),
+    ],
+)
+def test_what_matches_counts_together_only_within_a_window(first: int, second: int, narrow: float, wide: float) -> None:
+    assert _late(BOTH, EVEN, [_chunk(86, first=first, second=second)]) == [pytest.approx((narrow, wide))]
+
+
+def test_a_window_ends_with_its_chunk_and_the_best_chunk_counts() -> None:
+    one, other = _rows([1, 0, 0]), _rows([0, 1, 0])
+    assert _late(BOTH, EVEN, [one, other]) == [pytest.approx((0.5, 0.5))]
+    assert _late(BOTH, EVEN, [one, _chunk(20, first=0, second=19)]) == [pytest.approx((1.0, 1.0))]
+    assert _late(BOTH, EVEN, [one], [other]) == [pytest.approx((0.5, 0.5))] * 2
 
 
 def test_late_interaction_leaves_out_what_has_no_token_vectors() -> None:
-    query = np.array([[1, 0]], dtype=np.float32)
-    empty = np.zeros((0, 2), dtype=np.int8)
-    found = late_interaction(query, np.ones(1, dtype=np.float32), [[], [empty], [empty, _rows([1, 0])]])
-    assert found == [None, None, pytest.approx(1.0)]
-    assert late_interaction(query[:0], np.ones(0, dtype=np.float32), [[_rows([1, 0])]]) == [None]
-    assert late_interaction(query, np.ones(1, dtype=np.float32), [[]]) == [None]
+    empty = np.zeros((0, 3), dtype=np.int8)
+    missing = pytest.approx((np.nan, np.nan), nan_ok=True)
+    assert _late(BOTH, EVEN, [], [empty], [empty, _chunk(2, first=0, second=1)]) == [
+        missing,
+        missing,
+        pytest.approx((1.0, 1.0)),
+    ]
+    assert _late(BOTH[:0], EVEN[:0], [_rows([1, 0, 0])]) == [missing]
+    assert _late(BOTH, EVEN, []) == [missing]
+    assert _late(BOTH, EVEN) == []
 
 
 def test_late_interaction_in_parts_is_the_same_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,33 +139,19 @@ def test_late_interaction_in_parts_is_the_same_as_at_once(monkeypatch: pytest.Mo
     query = random.standard_normal((5, 8)).astype(np.float32)
     query /= np.linalg.norm(query, axis=1, keepdims=True)
     weights = random.random(5).astype(np.float32)
-    documents = [[_rows(*random.standard_normal((9, 8)).tolist()) for _ in range(3)] for _ in range(20)]
-    whole = late_interaction(query, weights, documents)
-    monkeypatch.setattr(scoring, "_ROWS_AT_ONCE", 20)
-    assert late_interaction(query, weights, documents) == pytest.approx(whole, abs=1e-6)
+    documents = [[_rows(*random.standard_normal((19, 8)).tolist()) for _ in range(3)] for _ in range(20)]
+    whole = _late(query, weights, *documents)
+    for rows in (1, 20, 57, 200):
+        monkeypatch.setattr(scoring, "_ROWS_AT_ONCE", rows)
+        found = _late(query, weights, *documents)
+        assert np.array(found) == pytest.approx(np.array(whole), abs=1e-6)
 
 
 def test_lexical_evidence_counts_the_weight_of_the_terms_held() -> None:
-    evidence = lexical_evidence({"cat": 3.0, "dog": 1.0}, ("a", "cat", "sat"), average_length=3)
-    assert evidence.coverage == pytest.approx(0.75)
-    assert evidence.bm25 == pytest.approx(3.0 / (4 * 2.2))
-    assert evidence.length == 3
-    assert lexical_evidence({}, ("a",), average_length=1) == LexicalEvidence(0.0, 0.0, 1)
-    assert lexical_evidence({"cat": 1.0}, (), average_length=0) == LexicalEvidence(0.0, 0.0, 0)
-
-
-def test_only_length_beyond_a_few_sentences_costs_and_not_without_end() -> None:
-    assert length_prior(0) == length_prior(60) == 0
-    assert length_prior(200) == pytest.approx(-0.05 * math.log(200 / 60))
-    assert length_prior(600) == length_prior(100_000)
-
-
-def test_an_exact_answer_scores_above_a_vague_one_with_and_without_vectors() -> None:
-    exact, vague = LexicalEvidence(1.0, 0.5, 10), LexicalEvidence(0.3, 0.1, 10)
-    assert score(late=0.9, similarity=0.6, lexical=exact) > score(late=0.5, similarity=0.3, lexical=vague)
-    assert lexical_score(exact) > lexical_score(vague)
-    assert relevance(lexical_score(exact), documents=50) > DEFAULT_RELEVANCE_CUT
-    assert relevance(lexical_score(LexicalEvidence(0.0, 0.0, 10)), documents=50) < DEFAULT_RELEVANCE_CUT
+    held = lexical_evidence({"cat": 3.0, "dog": 1.0}, {"cat": 1, "sat": 1}, length=3, average_length=3)
+    assert held == pytest.approx((0.75, 3.0 / (4 * 2.2)))
+    assert lexical_evidence({}, {"a": 1}, length=1, average_length=1) == (0.0, 0.0)
+    assert lexical_evidence({"cat": 1.0}, {}, length=0, average_length=0) == (0.0, 0.0)
 
 
 @given(st.floats(-100, 100), st.floats(-100, 100), st.integers(0, 10**9))
@@ -138,6 +160,14 @@ def test_relevance_is_a_share_and_keeps_the_order(left: float, right: float, doc
     assert 0 <= relevance(low, documents=documents) <= relevance(high, documents=documents) <= 1
 
 
-def test_the_same_score_means_less_among_more_memories() -> None:
-    assert relevance(0.6, documents=100) > relevance(0.6, documents=5_000) > relevance(0.6, documents=10_000)
-    assert relevance(0.6, documents=1) == relevance(0.6, documents=100)
+def test_the_same_score_means_less_among_more_memories_up_to_a_bound() -> None:
+    few, many = FEWEST_DOCUMENTS, MOST_DOCUMENTS
+    known = [relevance(0.6, documents=documents) for documents in (few, (few + many) // 2, many)]
+    assert known == sorted(set(known), reverse=True)
+    assert relevance(0.6, documents=0) == relevance(0.6, documents=few)
+    assert relevance(0.6, documents=many) == relevance(0.6, documents=1_000_000)
+
+
+def test_a_perfect_match_is_above_the_default_cut_and_nothing_is_below_it() -> None:
+    for documents in (1, 1_000_000):
+        assert relevance(1.0, documents=documents) > DEFAULT_RELEVANCE_CUT > relevance(0.3, documents=documents)

@@ -24,6 +24,7 @@ from polymem.domain.text import (
     fold,
     index_terms,
     index_text,
+    is_mostly_latin,
     is_stop_word,
     query_terms,
     terms,
@@ -203,3 +204,19 @@ def test_a_turn_is_indexed_with_its_speaker() -> None:
 
 def test_a_memory_is_found_by_the_day_it_is_from() -> None:
     assert index_terms(_memory()) == ("i", "adopt", "a", "cat", "8", "may", "2023")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_latin"),
+    [
+        ("where does Ada live", True),
+        ("Caf\u00e9 2023", True),
+        ("", False),
+        ("\N{ROCKET} ?!", False),
+        ("\u70e4\u9e2d", False),
+        ("cat \u043a\u043e\u0448\u043a\u0430", True),
+        ("cat \u043c\u043e\u044f \u043a\u043e\u0448\u043a\u0430", False),
+    ],
+)
+def test_a_text_is_latin_when_half_of_its_terms_are(text: str, *, is_latin: bool) -> None:
+    assert is_mostly_latin(text) == is_latin

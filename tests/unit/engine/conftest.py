@@ -99,8 +99,16 @@ class HashEmbedder:
         await self._answerable()
         return tuple(self._embedded(text, max_chunks) for text in texts)
 
+    def token_spans(self, text: str) -> tuple[tuple[tuple[int, int], ...], ...]:
+        ends = [min(len(text), start + CHUNK_CHARACTERS) for start in self._starts(text)]
+        return tuple(((start, end), (start, end)) for start, end in zip(self._starts(text), ends, strict=True))
+
     async def close(self) -> None:
         return
+
+    @staticmethod
+    def _starts(text: str) -> list[int]:
+        return list(range(0, max(1, len(text)), CHUNK_CHARACTERS))
 
     async def _answerable(self) -> None:
         if self.before is not None:
@@ -109,7 +117,7 @@ class HashEmbedder:
             raise InferenceUnavailable(self.problem)
 
     def _embedded(self, text: str, max_chunks: int | None) -> EmbeddedText:
-        starts = list(range(0, max(1, len(text)), CHUNK_CHARACTERS))
+        starts = self._starts(text)
         kept = starts if max_chunks is None else starts[:max_chunks]
         return EmbeddedText(chunks=tuple(self._chunk(text, start) for start in kept), is_complete=kept == starts)
 

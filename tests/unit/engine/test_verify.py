@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from polymem.domain.model import MemoryId, ModelIdentity
+from polymem.domain.traits import Traits, encode_traits
+from polymem.engine.indexing import bare_entry
 from polymem.engine.requests import MemoryPatch, NewMemory, NewTurn, NewTurns
 from polymem.engine.verify import verify_terms
 from polymem.ports.search import Evidence
-from polymem.ports.storage import Finding, FindingKind, IndexEntry, UpdateMemory
+from polymem.ports.storage import Finding, FindingKind, UpdateMemory
 
 
 def well(compared: int) -> Finding:
-    message = "index entries hold the terms of their texts"
+    message = "index entries hold the terms and traits of their texts"
     return Finding(kind=FindingKind.TERMS, is_ok=True, compared=compared, message=message)
 
 
@@ -29,18 +33,28 @@ async def test_whatever_was_written_is_indexed_as_its_text_says(world: Any) -> N
     assert await verify_terms(world.storage) == well(205)
 
 
-async def test_an_entry_with_other_terms_than_its_text_is_named(world: Any) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"terms": ("something", "else")},
+        {"terms": ("the", "truth", "1", "march", "2024")},
+        {"terms": ("the", "truth", "1", "march", "2025", "more")},
+        {"traits": encode_traits(Traits(speaker="Ada"))},
+        {"traits": b""},
+    ],
+)
+async def test_an_entry_with_other_terms_or_traits_than_its_text_is_named(world: Any, change: Any) -> None:
     memory = (await world.engine.write.memory(world.call(), NewMemory(content="the truth"))).memory
     wrong = UpdateMemory(
         memory=replace(memory, revision=memory.revision + 1),
-        index=IndexEntry(terms=("something", "else"), embedding=None),
+        index=replace(bare_entry(memory), **change),
         expected_revision=memory.revision,
         replaced_by=None,
         reason="test",
         keeps_history=False,
     )
     await world.store.commit([wrong], now=world.clock.now())
-    message = f"1 index entries hold other terms than their text has, such as {memory.id}"
+    message = f"1 index entries hold other terms or traits than their text has, such as {memory.id}"
     assert await verify_terms(world.storage) == Finding(
         kind=FindingKind.TERMS, is_ok=False, compared=1, message=message
     )
@@ -60,11 +74,13 @@ class LateStorage:
         self._index = self._storage.search(tenant_id)
         return self
 
-    async def evidence(self, ids: Sequence[MemoryId], model: ModelIdentity) -> dict[MemoryId, Evidence]:
+    async def evidence(
+        self, ids: Sequence[MemoryId], model: ModelIdentity, terms: Sequence[str]
+    ) -> dict[MemoryId, Evidence]:
         if self._is_late:
             self._is_late = False
             return {}
-        found: dict[MemoryId, Evidence] = await self._index.evidence(ids, model)
+        found: dict[MemoryId, Evidence] = await self._index.evidence(ids, model, terms)
         return found
 
 
