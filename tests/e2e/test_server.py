@@ -424,6 +424,31 @@ def test_write_and_recall_go_through_the_running_server(server: Server) -> None:
     assert 0 < rows[0]["confidence"] <= 100
 
 
+def test_an_explanation_is_the_same_through_the_server_and_without_it(tmp_path: Path) -> None:
+    asked = ("recall", "where was the kettle last week", "--explain", "--json", "--data-dir", str(tmp_path))
+    with serving(tmp_path) as server:
+        for content in ("The kettle stood in the cellar", "The kettle boils in three minutes"):
+            assert server.write(content).status_code == 200
+        through = run(*asked, "--at", "2030-01-01")
+
+    alone = run(*asked, "--at", "2030-01-01")
+
+    assert (through.returncode, alone.returncode) == (0, 0), through.stderr + alone.stderr
+    rows = json.loads(through.stdout)
+    assert rows[0]["content"] == "The kettle stood in the cellar"
+    assert _rounded(json.loads(alone.stdout)) == _rounded(rows)
+
+
+def _rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, times to the second and figures to six digits."""
+
+    def hook(text: str) -> float:
+        return round(float(text), 6)
+
+    listed: list[dict[str, Any]] = json.loads(json.dumps(rows), parse_float=hook)
+    return [{**row, "created_at": row["created_at"][:19]} for row in listed]
+
+
 def test_the_doctor_finds_a_running_server_well(server: Server) -> None:
     server.write("something to look at")
 

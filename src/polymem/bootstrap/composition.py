@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,14 +100,33 @@ class Running:
     worker: Worker
 
 
+def begin_loading_model(settings: Settings) -> Future[Embedder]:
+    """The model is being loaded on a thread of its own, mostly without Python's lock.
+
+    A server begins with this and imports its web stack meanwhile.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="load-model")
+    loading = thread.submit(_load_model, settings)
+    thread.shutdown(wait=False)
+    return loading
+
+
+def _load_model(settings: Settings) -> Embedder:
+    from polymem.inference.embedder import LocalEmbedder  # noqa: PLC0415 - 0.2 s that most commands need not wait
+
+    return LocalEmbedder.open(settings.model_dir, threads=settings.encoder_threads)
+
+
 @asynccontextmanager
-async def open_running(settings: Settings) -> AsyncIterator[Running]:
-    """What `open_engine` opens, for whoever stops the worker on its own terms."""
+async def open_running(settings: Settings, model: Future[Embedder] | None = None) -> AsyncIterator[Running]:
+    """What `open_engine` opens, for whoever stops the worker on its own terms; `model` when it is loading already."""
     async with AsyncExitStack() as stack:
+        # Both at once: neither needs the other.
+        loading = model or begin_loading_model(settings)
         storage = await stack.enter_async_context(_open_storage(settings, owns_directory=True))
         blobs = FilesystemBlobs(settings.data_dir / BLOB_FOLDER)
         await blobs.remove_partial()
-        embedder = await stack.enter_async_context(open_embedder(settings))
+        embedder = await stack.enter_async_context(open_embedder(settings, loading))
         engine = Engine(
             storage=storage,
             embedder=embedder,
@@ -131,11 +151,9 @@ def _pace(settings: Settings) -> Pace:
 
 
 @asynccontextmanager
-async def open_embedder(settings: Settings) -> AsyncIterator[Embedder]:
-    """The embedding model; when its files are damaged or missing its `problem` says so."""
-    from polymem.inference.embedder import LocalEmbedder  # noqa: PLC0415 - 0.4 s that most commands need not wait
-
-    embedder = await asyncio.to_thread(LocalEmbedder.open, settings.model_dir, threads=settings.encoder_threads)
+async def open_embedder(settings: Settings, model: Future[Embedder] | None = None) -> AsyncIterator[Embedder]:
+    """The embedding model, `model` when it is loading already; when its files are damaged its `problem` says so."""
+    embedder = await asyncio.wrap_future(model or begin_loading_model(settings))
     try:
         yield embedder
     finally:

@@ -2,11 +2,13 @@
 
 import asyncio
 import errno
+import gc
 import math
 import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -23,6 +25,7 @@ from polymem.errors import SettingsInvalid, Unavailable
 from polymem.http.app import build_app
 from polymem.http.settings import HttpSettings
 from polymem.jobs.worker import Worker
+from polymem.ports.inference import Embedder
 
 API_PATHS: Mapping[str, str] = {"mem9": "/v1alpha2/mem9s"}
 _BACKLOG = 1024
@@ -40,15 +43,17 @@ class Serving:
     degraded: tuple[str, ...]
 
 
-async def serve(settings: Settings, announce: Callable[[Serving], None]) -> None:
+async def serve(settings: Settings, announce: Callable[[Serving], None], model: Future[Embedder] | None = None) -> None:
     """The server has served until SIGINT or SIGTERM; `announce` is called once it answers.
+
+    `model` is what `begin_loading_model` gave, when that began before this module was imported.
 
     A stop answers the requests in flight, hands the worker's job back and stores what was accepted, within
     `shutdown_grace_seconds`. A second signal ends the process at once; what was acknowledged is stored all the same.
     """
     stop = _Stop(settings.data_dir)
     with stop.on_signals():
-        async with open_running(settings) as running:
+        async with open_running(settings, model) as running:
             with _listening(settings) as listener:
                 await _serve(settings, running, listener, stop, announce)
 
@@ -84,6 +89,9 @@ async def _serve(
         await asyncio.to_thread(write_server, settings.data_dir, record)
         health = await engine.health()
         announce(Serving(record=record, key=key, degraded=health.degraded))
+        # What stands now stays: collections of the requests' garbage need not walk over it, which took 0.1 s at times.
+        gc.freeze()
+        gc.enable()
 
     server = _Server(build_app(engine, http_settings), settings, running.worker, answers)
     stop.watch(server)

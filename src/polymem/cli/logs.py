@@ -46,7 +46,9 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record, on one line unless it carries an exception."""
         extras = "".join(f" {name}={value}" for name, value in _extra(record).items())
-        told = "".join(each if each.isprintable() else repr(each)[1:-1] for each in record.getMessage() + extras)
+        told = record.getMessage() + extras
+        if not told.isprintable():
+            told = "".join(each if each.isprintable() else repr(each)[1:-1] for each in told)
         line = f"{_iso(record.created)} {record.levelname.lower()} {told}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import shlex
 import sys
 
 import typer
 
-from polymem.bootstrap import FirstKey, ServerRecord
+from polymem.bootstrap import FirstKey, ServerRecord, begin_loading_model
 from polymem.cli.logs import configure_logging
 from polymem.cli.options import with_settings
 from polymem.cli.output import say
@@ -23,11 +24,14 @@ def add_to(app: typer.Typer) -> None:
 
 def _serve(loaded: Loaded) -> None:
     """Serve until Ctrl-C or SIGTERM. The first start makes a key and tells it."""
+    settings = loaded.settings
+    model = begin_loading_model(settings)
+    gc.disable()  # until the server stands: see `serve`
+
     import uvloop  # noqa: PLC0415 - only the server needs the web stack, and other commands should start at once
 
     from polymem.bootstrap.serving import Serving, serve  # noqa: PLC0415 - the same
 
-    settings = loaded.settings
     configure_logging(settings)
 
     def announce(serving: Serving) -> None:
@@ -36,7 +40,7 @@ def _serve(loaded: Loaded) -> None:
             say("\n".join(greeting(serving.record, serving.key, serving.degraded, settings)))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, announce))
+        runner.run(serve(settings, announce, model))
 
 
 def greeting(

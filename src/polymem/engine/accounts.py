@@ -49,6 +49,7 @@ class Accounts:
             is_active=tenant.is_active if is_active is None else is_active,
         )
         await self._directory.set_tenant(changed)
+        self._keys.forget()
         return changed
 
     async def list_users(self, tenant_id: TenantId) -> tuple[User, ...]:
@@ -78,6 +79,7 @@ class Accounts:
         if plan.max_memories is not None:
             check_range("max_memories", plan.max_memories, least=1, most=_MOST)
         await self._directory.put_plan(plan)
+        self._keys.forget()
         return plan
 
     async def _tenant(self, tenant_id: TenantId) -> Tenant:

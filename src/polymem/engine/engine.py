@@ -26,6 +26,7 @@ from polymem.ports.storage import JobCounts, Storage
 
 _OURS = frozenset({JobKind.EMBED, JobKind.SWEEP})
 """Kinds whose parked jobs degrade the server; a parked import is its owner's file and tells its owner."""
+WRITE_CHECK_SECONDS = 5.0
 
 
 class Engine:
@@ -58,17 +59,18 @@ class Engine:
         self.limits = Limits(clock) if limits is None else limits
         self.write = Write(storage, access, indexer, compose, clock=clock, ids=ids, wake=wake)
         self.read = Read(storage, access)
-        self.recall = Recall(storage, embedder, access)
+        self.recall = Recall(storage, embedder, access, clock=clock)
         self.ingest = Ingest(storage, access, compose, clock=clock, ids=ids, wake=wake)
         run = ImportRun(storage, compose, self.ingest, blobs, clock=clock, wake=wake)
         self.transfer = Transfer(storage, access, run, blobs, clock=clock, ids=ids, wake=wake)
         self.embeddings = Embeddings(storage, indexer, embedder, clock=clock, ids=ids, wake=wake)
         self.upkeep = Upkeep(storage, blobs, clock=clock, ids=ids, wake=wake)
+        self._written_at: float | None = None
 
     async def health(self) -> Health:
         """Whether the server can serve, and what works less well than it should; storage errors do not raise."""
         try:
-            await self.storage.ping()
+            await self._write_now_and_then()
             counts = (await self.storage.jobs.counts()).by_kind_and_state
         except PolymemError as error:
             return Health(is_serving=False, degraded=(f"storage: {error.message}",))
@@ -79,6 +81,17 @@ class Engine:
         if parked:
             degraded.append(f"jobs: {parked} gave up and wait for an operator")
         return Health(is_serving=True, degraded=tuple(degraded))
+
+    async def _write_now_and_then(self) -> None:
+        """A write has gone through within the last `WRITE_CHECK_SECONDS`; one that fails is tried again each time.
+
+        It notices a full or read-only disk, and is not free: it is synced.
+        """
+        now = self.clock.monotonic()
+        if self._written_at is None or now - self._written_at >= WRITE_CHECK_SECONDS:
+            self._written_at = None
+            await self.storage.ping()
+            self._written_at = now
 
     async def job_counts(self) -> JobCounts:
         """How many jobs stand in which state, by kind."""

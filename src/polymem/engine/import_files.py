@@ -1,7 +1,7 @@
 """Import files read as a stream of records, whatever their layout: bounded memory, parsed off the event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -26,6 +26,9 @@ Blocks = Callable[[], AsyncIterator[bytes]]
 
 Splitter = DocumentSplitter | LineSplitter | WholeText
 LIST_KEYS: Mapping[ImportFormat, str] = {ImportFormat.MEMORY: "memories", ImportFormat.SESSION: "messages"}
+RECORDS_PER_CHUNK: Mapping[ImportFormat, int] = {ImportFormat.MEMORY: 100, ImportFormat.SESSION: 50}
+# What one commit takes in holds other writers up; long records make a chunk of fewer.
+BYTES_PER_CHUNK = 1_000_000
 _HEAD_BYTES = 4096
 
 
@@ -48,16 +51,44 @@ class Refused:
 Item = MemoryRecord | TurnRecord | Refused
 
 
+class Chunks:
+    """Cuts records into chunks of at most `RECORDS_PER_CHUNK` and some `BYTES_PER_CHUNK`; the same at every reading."""
+
+    def __init__(self, file_format: ImportFormat) -> None:
+        self._most = RECORDS_PER_CHUNK[file_format]
+        self._open: list[Item] = []
+        self._bytes = 0
+
+    def add(self, found: Sequence[Item]) -> Iterator[list[Item]]:
+        """Takes the records in; gives the chunks that are whole by now."""
+        for item in found:
+            size = 0 if isinstance(item, Refused) else len(item.content.encode())
+            if self._open and (len(self._open) == self._most or self._bytes + size > BYTES_PER_CHUNK):
+                yield self._taken()
+            self._open.append(item)
+            self._bytes += size
+
+    def rest(self) -> Iterator[list[Item]]:
+        """Gives the last chunk, unless there is none."""
+        if self._open:
+            yield self._taken()
+
+    def _taken(self) -> list[Item]:
+        chunk, self._open, self._bytes = self._open, [], 0
+        return chunk
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What a whole file holds.
 
-    Its layout, its records, how many of them can be imported, what it says of itself, and where it broke off,
-    if it did.
+    Its layout, its records, the chunks they are stored in, how many of them can be imported, what it says of itself,
+    and where it broke off, if it did.
     """
 
     layout: Layout
     records: int
+    chunks: int
     usable: int
     members: Mapping[str, JsonValue]
     problem: str | None
@@ -69,19 +100,27 @@ async def survey(blocks: Blocks, file_format: ImportFormat) -> Survey:
     opening = opening_of(head)
     if opening is Opening.JSON:
         splitter = DocumentSplitter(LIST_KEYS[file_format])
-        records, usable = await _count(blocks, splitter, file_format)
+        counts = await _count(blocks, splitter, file_format)
         if splitter.has_list:
             return Survey(
                 layout=Layout.DOCUMENT,
-                records=records,
-                usable=usable,
+                records=counts.records,
+                chunks=counts.chunks,
+                usable=counts.usable,
                 members=splitter.members,
                 problem=splitter.problem,
             )
     is_note = opening is Opening.TEXT and file_format is ImportFormat.MEMORY
     layout = Layout.TEXT if is_note else Layout.LINES
-    records, usable = await _count(blocks, _splitter(layout, file_format), file_format)
-    return Survey(layout=layout, records=records, usable=usable, members={}, problem=None)
+    counts = await _count(blocks, _splitter(layout, file_format), file_format)
+    return Survey(
+        layout=layout,
+        records=counts.records,
+        chunks=counts.chunks,
+        usable=counts.usable,
+        members={},
+        problem=None,
+    )
 
 
 async def items(blocks: Blocks, layout: Layout, file_format: ImportFormat) -> AsyncIterator[list[Item]]:
@@ -90,13 +129,23 @@ async def items(blocks: Blocks, layout: Layout, file_format: ImportFormat) -> As
         yield found
 
 
-async def _count(blocks: Blocks, splitter: Splitter, file_format: ImportFormat) -> tuple[int, int]:
-    """How many records there are, and how many of them can be imported."""
-    records = usable = 0
+@dataclass(slots=True)
+class _Counts:
+    """How many records there are, how many of them can be imported, in how many chunks."""
+
+    records: int = 0
+    usable: int = 0
+    chunks: int = 0
+
+
+async def _count(blocks: Blocks, splitter: Splitter, file_format: ImportFormat) -> _Counts:
+    counts, cutter = _Counts(), Chunks(file_format)
     async for found in _items(blocks, splitter, file_format):
-        records += len(found)
-        usable += sum(not isinstance(item, Refused) for item in found)
-    return records, usable
+        counts.records += len(found)
+        counts.usable += sum(not isinstance(item, Refused) for item in found)
+        counts.chunks += sum(1 for _ in cutter.add(found))
+    counts.chunks += sum(1 for _ in cutter.rest())
+    return counts
 
 
 async def _items(blocks: Blocks, splitter: Splitter, file_format: ImportFormat) -> AsyncIterator[list[Item]]:

@@ -5,7 +5,7 @@ far the job came, under the job's fence: the next attempt goes on behind the las
 a holder that was given up for dead can no longer commit.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -13,8 +13,18 @@ from functools import partial
 from polymem.domain.imports import MemoryRecord, TurnRecord, label_of
 from polymem.domain.model import BlobId, Job, JsonValue, KeyId
 from polymem.engine.commits import commit_guarded
-from polymem.engine.compose import Compose, Conversation
-from polymem.engine.import_files import LIST_KEYS, Item, Layout, Refused, Survey, items, survey
+from polymem.engine.compose import Compose, Composed, Conversation
+from polymem.engine.import_files import (
+    LIST_KEYS,
+    RECORDS_PER_CHUNK,
+    Chunks,
+    Item,
+    Layout,
+    Refused,
+    Survey,
+    items,
+    survey,
+)
 from polymem.engine.ingest import Ingest, clean_turns
 from polymem.engine.queueing import Author, RunOutcome, lease_from
 from polymem.engine.requests import ImportFormat, NewMemory, NewTurn
@@ -23,7 +33,6 @@ from polymem.ports.blobs import BlobStore
 from polymem.ports.runtime import Clock
 from polymem.ports.storage import Applied, Change, FinishJob, ProgressJob, Storage
 
-RECORDS_PER_CHUNK: Mapping[ImportFormat, int] = {ImportFormat.MEMORY: 100, ImportFormat.SESSION: 50}
 MAX_ERRORS_KEPT = 100
 _TICK = timedelta(microseconds=1)
 
@@ -157,18 +166,11 @@ class ImportRun:
         found = await survey(blocks, order.format)
         file = _surveyed(job, order, found)
         tally = _Tally.of(job.result)
-        size = RECORDS_PER_CHUNK[order.format]
-        chunk: list[Item] = []
         done = 0
-        async for some in items(blocks, found.layout, order.format):
-            chunk.extend(some)
-            while len(chunk) >= size:
-                if await self._store(file, tally, chunk[:size], done) is RunOutcome.FENCE_LOST:
-                    return RunOutcome.FENCE_LOST
-                chunk = chunk[size:]
-                done += 1
-        if chunk and await self._store(file, tally, chunk, done) is RunOutcome.FENCE_LOST:
-            return RunOutcome.FENCE_LOST
+        async for chunk in _chunks(items(blocks, found.layout, order.format), Chunks(order.format)):
+            if await self._store(file, tally, chunk, done) is RunOutcome.FENCE_LOST:
+                return RunOutcome.FENCE_LOST
+            done += 1
         return await self._finish(file, tally)
 
     async def _store(self, file: _File, tally: _Tally, chunk: Sequence[Item], index: int) -> RunOutcome:
@@ -178,32 +180,35 @@ class ImportRun:
         for item in chunk:
             if isinstance(item, Refused):
                 tally.add(item.number, item.error)
-        changes = await self._changes(file, chunk, index)
         progress = ProgressJob(
             job_id=file.job.id,
             fence=file.job.fence,
             progress_done=index + 1,
-            progress_total=_chunks(file),
+            progress_total=file.survey.chunks,
             result=tally.as_result(file.survey.records),
             lease_until_at=lease_from(file.job, self._clock.now()),
         )
-        return await self._commit(file, [*changes, progress])
-
-    async def _changes(self, file: _File, chunk: Sequence[Item], index: int) -> tuple[Change, ...]:
-        """What stores the chunk. Turns without a time are of the moment of the upload, in the order of the file."""
-        now = self._clock.now()
-        space_id = file.job.space_id
+        if file.order.format is ImportFormat.SESSION:
+            return await self._store_turns(file, chunk, index, progress)
         memories = [_new_memory(file, item) for item in chunk if isinstance(item, MemoryRecord)]
-        if memories:
-            return (await self._compose.memories(file.author, space_id, memories, now=now)).changes
+        composed = await self._compose.memories(file.author, file.job.space_id, memories, now=self._clock.now())
+        return await self._commit(file, [*composed.changes, progress])
+
+    async def _store_turns(self, file: _File, chunk: Sequence[Item], index: int, progress: ProgressJob) -> RunOutcome:
+        """The chunk is stored. Turns without a time are of the moment of the upload, in the order of the file."""
         said_at = file.job.reference_at + index * RECORDS_PER_CHUNK[file.order.format] * _TICK
         turns = clean_turns([_new_turn(item) for item in chunk if isinstance(item, TurnRecord)], now=said_at)
         if not turns or file.session_id is None:
-            return ()
+            return await self._commit(file, [progress])
         conversation = Conversation(
-            space_id=space_id, session_id=file.session_id, agent_id=file.agent_id, source=file.order.source
+            space_id=file.job.space_id, session_id=file.session_id, agent_id=file.agent_id, source=file.order.source
         )
-        return (await self._ingest.compose_batch(file.author, conversation, turns, now=now)).changes
+
+        async def commit_turns(composed: Composed) -> RunOutcome:
+            return await self._commit(file, [*composed.changes, progress])
+
+        draft = await self._ingest.draft(file.author, conversation, turns, now=self._clock.now())
+        return await self._ingest.at_the_end(file.author, conversation, draft, commit_turns)
 
     async def _finish(self, file: _File, tally: _Tally) -> RunOutcome:
         """The job is done; then its file is deleted (or, after a crash between the two, by the next sweep)."""
@@ -231,8 +236,13 @@ class ImportRun:
         return RunOutcome.FINISHED
 
 
-def _chunks(file: _File) -> int:
-    return -(-file.survey.records // RECORDS_PER_CHUNK[file.order.format])
+async def _chunks(found: AsyncIterator[list[Item]], cutter: Chunks) -> AsyncIterator[list[Item]]:
+    """The records in chunks, each as soon as it is whole."""
+    async for some in found:
+        for chunk in cutter.add(some):
+            yield chunk
+    for chunk in cutter.rest():
+        yield chunk
 
 
 def _surveyed(job: Job, order: ImportOrder, found: Survey) -> _File:

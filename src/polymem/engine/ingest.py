@@ -1,30 +1,29 @@
 """Conversations captured turn by turn, each turn once."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
+from weakref import WeakValueDictionary
 
-from polymem.domain.model import Call, ContentType, MemoryId
-from polymem.domain.turns import moments, number, strip_recalled, strip_recalled_json
+from polymem.domain.model import Call, ContentType, MemoryId, SpaceId, TenantId
+from polymem.domain.turns import moments, strip_recalled, strip_recalled_json
 from polymem.engine.access import Access
 from polymem.engine.checks import checked_turns
 from polymem.engine.commits import claim_of, commit
-from polymem.engine.compose import Compose, Composed, Conversation, PlacedTurn
+from polymem.engine.compose import Compose, Composed, Conversation, DraftedTurns, TimedTurn, identities_of
 from polymem.engine.queueing import Author, author_of
 from polymem.engine.requests import Ingested, NewTurn, NewTurns
 from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import Storage, Stored, TenantStore
+from polymem.ports.storage import Applied, Replayed, Storage, Stored
 
 TURNS_PER_COMMIT = 200
 BYTES_PER_COMMIT = 1_000_000
+# Checking and cleaning more turns than this is felt on the event loop.
+TURNS_AT_ONCE = 200
 
-
-@dataclass(frozen=True, slots=True)
-class TimedTurn:
-    """A clean turn with the time it is stored under."""
-
-    turn: NewTurn
-    at: datetime
+Result = TypeVar("Result")
 
 
 class Ingest:
@@ -46,6 +45,7 @@ class Ingest:
         self._clock = clock
         self._ids = ids
         self._wake = wake
+        self._endings: WeakValueDictionary[tuple[TenantId, SpaceId, str], asyncio.Lock] = WeakValueDictionary()
 
     async def messages(self, call: Call, new: NewTurns) -> Ingested:
         """Every turn is durable, once, in order; a retry after a failure in between stores only what is missing.
@@ -55,7 +55,7 @@ class Ingest:
         `TURNS_PER_COMMIT` and `BYTES_PER_COMMIT`, each whole or not at all. Raises `InvalidInput`, `TooLarge`,
         `Forbidden`, `NotFound` for an unknown space, `QuotaExceeded` (earlier parts stay), `IdempotencyConflict`.
         """
-        checked = checked_turns(new)
+        timed = await self._timed(new)
         conversation = Conversation(
             space_id=await self._access.writable(call, new.space_id),
             session_id=new.session_id or self._new_session_id(call),
@@ -64,47 +64,87 @@ class Ingest:
             tags=new.tags,
             metadata=new.metadata,
         )
-        timed = clean_turns(checked.turns, now=self._clock.now())
-        store = self._storage.tenant(call.principal.tenant_id)
-        stored: list[MemoryId] = []
-        for part, batch in enumerate(batches(timed)):
-            stored.extend(await self._store_batch(call, store, conversation, batch, part))
+        stored = await self._store(call, conversation, list(batches(timed)))
         return Ingested(
             session_id=conversation.session_id, memory_ids=tuple(stored), duplicates=len(timed) - len(stored)
         )
 
-    async def compose_batch(
+    async def draft(
         self, author: Author, conversation: Conversation, batch: Sequence[TimedTurn], *, now: datetime
-    ) -> Composed:
-        """The changes that store a batch at the end of its session. The principal may write to the space."""
-        last = await self._storage.tenant(author.tenant_id).last_seq(conversation.session_id, conversation.space_id)
-        numbers = number([timed.turn.seq for timed in batch], first_free=0 if last is None else last + 1)
-        placed = [
-            PlacedTurn(turn=timed.turn, seq=seq, created_at=timed.at) for timed, seq in zip(batch, numbers, strict=True)
-        ]
-        return await self._compose.turns(author, conversation, placed, now=now)
+    ) -> DraftedTurns:
+        """A batch with all that the model gives its new turns. The principal may write to the space."""
+        identities = identities_of(conversation, batch)
+        known = await self._storage.tenant(author.tenant_id).known_identities(identities)
+        return await self._compose.turns(author, conversation, batch, identities, known=known, now=now)
 
-    async def _store_batch(
-        self, call: Call, store: TenantStore, conversation: Conversation, batch: Sequence[TimedTurn], part: int
-    ) -> list[MemoryId]:
-        """The ids of the batch's new turns, in order; on a replay, of those the first call stored."""
+    async def at_the_end(
+        self,
+        author: Author,
+        conversation: Conversation,
+        draft: DraftedTurns,
+        commit_changes: Callable[[Composed], Awaitable[Result]],
+    ) -> Result:
+        """What `commit_changes` gives for the draft's changes, numbered from the end of its session.
+
+        Nobody else of this process numbers turns of the session between the look at its end and the commit.
+        """
+        space_id, session_id = conversation.space_id, conversation.session_id
+        ending = self._endings.setdefault((author.tenant_id, space_id, session_id), asyncio.Lock())
+        async with ending:
+            last = await self._storage.tenant(author.tenant_id).last_seq(session_id, space_id)
+            return await commit_changes(draft.numbered(last))
+
+    async def _timed(self, new: NewTurns) -> list[TimedTurn]:
+        """The turns checked and cleaned; many of them off the event loop."""
         now = self._clock.now()
-        composed = await self.compose_batch(author_of(call), conversation, batch, now=now)
-        result = await commit(
-            store,
-            composed.changes,
-            now=now,
-            claim=claim_of(call, part),
-            max_memories=call.principal.plan.max_memories,
-        )
-        if composed.has_job:
+        if len(new.turns) <= TURNS_AT_ONCE:
+            return _checked_and_cleaned(new, now)
+        return await asyncio.to_thread(_checked_and_cleaned, new, now)
+
+    async def _store(
+        self, call: Call, conversation: Conversation, parts: Sequence[Sequence[TimedTurn]]
+    ) -> list[MemoryId]:
+        """The ids of the new turns, in order. While one part is committed, the model reads the next."""
+        author = author_of(call)
+        stored: list[MemoryId] = []
+        drafting: asyncio.Future[DraftedTurns] | None = None
+        try:
+            for part, batch in enumerate(parts):
+                now = self._clock.now()
+                draft = await (drafting or self.draft(author, conversation, batch, now=now))
+                drafting = None
+                if part + 1 < len(parts):
+                    drafting = asyncio.ensure_future(self.draft(author, conversation, parts[part + 1], now=now))
+                stored.extend(await self._store_part(call, conversation, draft, part))
+        finally:
+            if drafting is not None:
+                drafting.cancel()
+                await asyncio.gather(drafting, return_exceptions=True)
+        return stored
+
+    async def _store_part(
+        self, call: Call, conversation: Conversation, draft: DraftedTurns, part: int
+    ) -> list[MemoryId]:
+        """The ids of the part's new turns, in order; on a replay, of those the first call stored."""
+        store = self._storage.tenant(call.principal.tenant_id)
+        claim, most = claim_of(call, part), call.principal.plan.max_memories
+
+        async def commit_part(composed: Composed) -> Applied | Replayed:
+            return await commit(store, composed.changes, now=self._clock.now(), claim=claim, max_memories=most)
+
+        result = await self.at_the_end(author_of(call), conversation, draft, commit_part)
+        if draft.has_job:
             self._wake()
-        return [MemoryId(outcome.id) for outcome in result.outcomes[: len(batch)] if isinstance(outcome, Stored)]
+        return [MemoryId(each.id) for each in result.outcomes[: len(draft.turns)] if isinstance(each, Stored)]
 
     def _new_session_id(self, call: Call) -> str:
         """A session of its own; the same one again when the same call is retried."""
         claim = claim_of(call)
         return self._ids.new_id() if claim is None else claim.key.removeprefix("call:")[:32]
+
+
+def _checked_and_cleaned(new: NewTurns, now: datetime) -> list[TimedTurn]:
+    return clean_turns(checked_turns(new).turns, now=now)
 
 
 def batches(timed: Sequence[TimedTurn]) -> Iterator[list[TimedTurn]]:

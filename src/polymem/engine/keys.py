@@ -3,11 +3,15 @@
 A secret is hashed with plain SHA-256: it holds at least 122 random bits that we drew ourselves, so there is
 nothing for a slow hash to protect (it defends guessable passwords), and every request pays for the hash. The
 lookup goes by the whole hash, so its timing tells nothing about a stored secret.
+
+What a key opens is remembered until something is committed, for at most `CREDENTIALS_SECONDS`. A change made through
+this process counts at once; so does one made by another process (a command beside the server), but for commits within
+some milliseconds, which count after that time at the latest.
 """
 
 import hashlib
 import string
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from datetime import datetime
 
 from polymem.domain.limits import MAX_NAME_CHARACTERS, check_label, check_optional_label, in_utc
@@ -27,13 +31,15 @@ from polymem.domain.model import (
 from polymem.engine.requests import NewSecret
 from polymem.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
 from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import NewAccount, Storage
+from polymem.ports.storage import Credentials, NewAccount, Storage
 
 DEFAULT_PLAN = "self-hosted"
 SECRET_PREFIX = "pm_"  # noqa: S105 - the public beginning of every secret, not a secret
 ALL_SCOPES = frozenset(Scope)
 MIN_SECRET_CHARACTERS = 16
 MAX_SECRET_CHARACTERS = 256
+CREDENTIALS_SECONDS = 1.0
+MAX_REMEMBERED = 10_000
 _SHOWN_CHARACTERS = 8
 _SECRET_ALPHABET = frozenset(string.ascii_letters + string.digits + "-_.~+/=")
 
@@ -55,6 +61,12 @@ class Keys:
         self._directory = storage.directory
         self._clock = clock
         self._ids = ids
+        self._remembered: dict[bytes, tuple[float, Hashable, Credentials]] = {}
+
+    def forget(self) -> None:
+        """What keys open is read anew from now on; for whoever changed a tenant, a user or a plan."""
+        # A read that is under way keeps the old dictionary, and so cannot bring back what it read before the change.
+        self._remembered = {}
 
     async def authenticate(self, secret: str, *, agent_id: str | None = None) -> Principal:
         """Who holds this secret.
@@ -63,7 +75,7 @@ class Keys:
         words; `Forbidden` when its tenant is inactive; `InvalidInput` for an agent id beyond its limit.
         """
         check_optional_label("agent_id", agent_id)
-        found = await self._directory.find_credentials(hash_secret(secret)) if is_plausible_secret(secret) else None
+        found = await self._credentials(hash_secret(secret)) if is_plausible_secret(secret) else None
         if found is None:
             raise Unauthenticated("invalid API key")
         key = found.key
@@ -82,6 +94,21 @@ class Keys:
             plan=found.plan,
             agent_id=agent_id,
         )
+
+    async def _credentials(self, key_hash: bytes) -> Credentials | None:
+        """What the key of this hash opens, or opened a moment ago; unknown keys are looked up each time."""
+        remembered, now, mark = self._remembered, self._clock.monotonic(), self._directory.mark()
+        known = remembered.get(key_hash)
+        if known is not None and known[1] == mark and now - known[0] < CREDENTIALS_SECONDS:
+            return known[2]
+        found = await self._directory.find_credentials(key_hash)
+        if found is None:
+            return None
+        remembered.pop(key_hash, None)
+        remembered[key_hash] = (now, mark, found)
+        if len(remembered) > MAX_REMEMBERED:
+            del remembered[next(iter(remembered))]
+        return found
 
     async def provision(self, *, name: str) -> NewSecret:
         """A new tenant with one user and one key of all scopes; the secret is a random UUID, as mem9 shows it."""
@@ -146,6 +173,7 @@ class Keys:
     async def revoke(self, key_id: KeyId) -> Key:
         """The key opens nothing any more. Raises `NotFound` for an unknown key."""
         key = await self._directory.revoke_key(key_id, now=self._clock.now())
+        self.forget()
         if key is None:
             raise NotFound("key", key_id)
         return key

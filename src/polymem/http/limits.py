@@ -16,6 +16,7 @@ from polymem.http.auth import key_in_headers
 
 LONGEST_TARGET_BYTES = 16 * 1024
 LARGEST_HEADERS_BYTES = 32 * 1024
+IDEMPOTENCY_HEADER = "idempotency-key"
 _DISCARD_BYTES = 64 * 1024 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -79,7 +80,7 @@ def idempotency_claim(request: Request, body_digest: bytes) -> IdempotencyClaim 
     `body_digest` is the SHA-256 of what the body says. Raises `InvalidInput` for a key that is not 1 to 255
     visible characters.
     """
-    key = request.headers.get("idempotency-key")
+    key = request.headers.get(IDEMPOTENCY_HEADER)
     if key is None:
         return None
     if not _IDEMPOTENCY_KEY.fullmatch(key):

@@ -38,6 +38,7 @@ class LocalEmbedder:
     """
 
     def __init__(self, model: MiniLm | None, *, threads: int, problem: str | None = None) -> None:
+        self._model = model
         self._problem = problem
         self._cache: OrderedDict[str, QueryEmbedding] = OrderedDict()
         self._identity = _UNKNOWN if model is None else _identity(model)
@@ -81,6 +82,16 @@ class LocalEmbedder:
         if max_chunks is None:
             return await _embed_whole(self._lane(self._whole), texts)
         return await _embed_beginnings(self._lane(self._documents), texts, max_chunks)
+
+    def token_spans(self, text: str) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """For each chunk of a text the character span of each of its token vectors; no chunks without a model."""
+        if self._model is None:
+            return ()
+        return tuple(
+            tuple((offset + start, offset + end) for start, end in spans)
+            for offset, piece in segments(text)
+            for spans in self._model.token_spans(piece)
+        )
 
     async def close(self) -> None:
         """The model's threads have ended."""
@@ -157,8 +168,18 @@ def _embedded(chunk: EncodedChunk, offset: int) -> EmbeddedChunk:
 
 
 def _query_embedding(chunk: EncodedChunk) -> QueryEmbedding:
-    """The one chunk of a query with its token vectors as unit rows of float32; callers share it, none may write."""
-    rows = chunk.token_vectors.astype(np.float32)
+    """The one chunk of a query with its token vectors as unit rows of float32; callers share it, none may write.
+
+    Tokens that the model does not know take no part: it would find them in every text that has others of them.
+    """
+    known = np.array(chunk.is_known, dtype=np.bool_)
+    rows = chunk.token_vectors[known].astype(np.float32)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     rows.setflags(write=False)
-    return QueryEmbedding(embedding=chunk.embedding, token_vectors=rows, tokens=tuple(chunk.tokens))
+    spans = tuple(zip(chunk.tokens, chunk.is_known, strict=True))
+    return QueryEmbedding(
+        embedding=chunk.embedding,
+        token_vectors=rows,
+        tokens=tuple(span for span, is_known in spans if is_known),
+        unknown=tuple(span for span, is_known in spans if not is_known),
+    )

@@ -57,9 +57,7 @@ class Lane:
         self._threads = ThreadPoolExecutor(max_workers=limits.threads, thread_name_prefix=name)
         self._pending: deque[_Work] = deque()
         self._queued_characters = 0
-        # How many runners will look for work again; the set also holds those that have just found none.
-        self._running = 0
-        self._runners: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Future[list[list[EncodedChunk]]]] = set()
         self._is_closed = False
 
     async def encode(self, texts: Sequence[str], *, max_chunks: int | None) -> list[list[EncodedChunk]]:
@@ -80,11 +78,7 @@ class Lane:
         )
         self._pending.append(work)
         self._queued_characters += size
-        if self._running < self._limits.threads:
-            self._running += 1
-            runner = asyncio.create_task(self._run())
-            self._runners.add(runner)
-            runner.add_done_callback(self._runners.discard)
+        self._start()
         return await work.done
 
     async def close(self) -> None:
@@ -93,26 +87,31 @@ class Lane:
         for work in self._pending:
             _fail(work, InferenceUnavailable("the model is shutting down"))
         self._pending.clear()
-        if self._runners:
-            await asyncio.wait(self._runners)
+        if self._running:
+            await asyncio.wait(self._running)
         self._threads.shutdown()
 
-    async def _run(self) -> None:
-        """Encodes batch after batch until nothing waits."""
+    def _start(self) -> None:
+        """Every thread has a batch, as long as something waits."""
         loop = asyncio.get_running_loop()
-        while batch := self._take():
+        while len(self._running) < self._limits.threads and (batch := self._take()):
             encode = partial(self._encoder.encode, [text for _, _, text in batch], max_chunks=batch[0][0].max_chunks)
             call = loop.run_in_executor(self._threads, encode)
-            await asyncio.wait([call])
-            problem = call.exception()
-            if problem is None:
-                _deliver(batch, call.result())
-            else:
-                failure = InferenceUnavailable("the model failed to encode a text")
-                failure.__cause__ = problem
-                for work, _, _ in batch:
-                    _fail(work, failure)
-        self._running -= 1
+            self._running.add(call)
+            call.add_done_callback(partial(self._end, batch))
+
+    def _end(self, batch: _Batch, call: asyncio.Future[list[list[EncodedChunk]]]) -> None:
+        """Who waited for the batch has its results, or why there are none; its thread goes on with the next."""
+        self._running.discard(call)
+        problem = call.exception()
+        if problem is None:
+            _deliver(batch, call.result())
+        else:
+            failure = InferenceUnavailable("the model failed to encode a text")
+            failure.__cause__ = problem
+            for work, _, _ in batch:
+                _fail(work, failure)
+        self._start()
 
     def _take(self) -> _Batch:
         """The next batch: texts of the requests in turn, alike in `max_chunks`, within the limits of a batch.

@@ -9,6 +9,7 @@ import pytest
 
 from polymem.domain.model import BlobId, JobKind, JobState, MemoryId, TenantId
 from polymem.engine.embeddings import MEMORIES_PER_COMMIT
+from polymem.engine.engine import WRITE_CHECK_SECONDS
 from polymem.engine.queueing import LEASE, RunOutcome, lease_from
 from polymem.engine.requests import Health, ImportFormat, ImportRequest, MemoryPatch, NewMemory, NewTurn, NewTurns
 from polymem.errors import InferenceUnavailable, StorageUnavailable
@@ -201,6 +202,26 @@ async def test_a_server_with_all_its_parts_is_healthy(world: Any) -> None:
     assert await world.engine.health() == Health(is_serving=True, degraded=())
 
 
+async def test_the_disk_is_written_to_now_and_then_however_often_health_is_asked(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Exception | None] = [None, StorageUnavailable("full"), None]
+    asked = 0
+
+    async def ping() -> None:
+        nonlocal asked
+        asked += 1
+        if (problem := answers.pop(0)) is not None:
+            raise problem
+
+    monkeypatch.setattr(world.storage, "ping", ping, raising=False)
+    seen = [(await world.engine.health()).is_serving for _ in range(3)]
+    assert (seen, asked) == ([True, True, True], 1)
+    world.clock.pass_time(seconds=WRITE_CHECK_SECONDS)
+    seen = [(await world.engine.health()).is_serving for _ in range(3)]
+    assert (seen, asked) == ([False, True, True], 3)
+
+
 async def test_a_missing_model_and_parked_jobs_degrade_and_a_silent_storage_stops_serving(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +239,7 @@ async def test_a_missing_model_and_parked_jobs_degrade_and_a_silent_storage_stop
         raise StorageUnavailable("the disk does not answer")
 
     monkeypatch.setattr(world.storage, "ping", silent, raising=False)
+    world.clock.pass_time(seconds=WRITE_CHECK_SECONDS)
     assert await world.engine.health() == Health(is_serving=False, degraded=("storage: the disk does not answer",))
 
 

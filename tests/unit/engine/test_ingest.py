@@ -1,5 +1,6 @@
 """Conversations captured turn by turn, each turn once."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -72,6 +73,55 @@ async def test_turns_sent_again_are_stored_once(world: Any) -> None:
     assert (len(again.memory_ids), again.duplicates) == (1, 2)
     assert [memory.content for memory in await stored(world)] == ["a", "b", "c"]
     assert await ingest(world, turns("c", "c")) == Ingested(session_id="s", memory_ids=(), duplicates=2)
+
+
+async def test_the_model_is_not_asked_again_for_turns_that_are_there(world: Any) -> None:
+    asked: list[str] = []
+    embed = world.embedder.embed_texts
+
+    async def watched(texts: Sequence[str], **given: Any) -> Any:
+        asked.extend(texts)
+        return await embed(texts, **given)
+
+    world.embedder.embed_texts = watched
+    first = await ingest(world, turns("a", "b"))
+    await world.engine.write.delete(world.call(), first.memory_ids[1])
+    await ingest(world, turns("a", "b", "c", "c"))
+    await ingest(world, turns("a", "b", "c"))
+    assert asked == ["user: a", "user: b", "user: c"]
+    _, third = await stored(world)
+    (entry,) = (await world.store.list_without_vectors(world.embedder.identity, limit=9)) or [None]
+    assert (third.content, entry) == ("c", None)
+
+
+async def test_turns_that_come_at_the_same_time_get_numbers_of_their_own(world: Any) -> None:
+    calls = [ingest(world, turns(*(f"{caller} says {number}" for number in range(5)))) for caller in range(4)]
+    await asyncio.gather(*calls)
+    numbers = [memory.turn.seq for memory in await stored(world) if memory.turn]
+    assert sorted(numbers) == list(range(20))
+
+
+async def test_a_part_that_the_model_reads_ahead_is_let_go_when_the_part_before_it_fails(world: Any) -> None:
+    reads, ahead, stopped = 0, asyncio.Event(), asyncio.Event()
+
+    async def reading() -> None:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            ahead.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+
+    async def fail(_: Sequence[Change]) -> None:
+        await ahead.wait()
+        raise RuntimeError
+
+    world.embedder.before, world.storage.before_commit = reading, fail
+    with pytest.raises(RuntimeError):
+        await ingest(world, many(TURNS_PER_COMMIT + 1))
+    assert stopped.is_set()
 
 
 async def test_a_given_seq_tells_equal_turns_apart(world: Any) -> None:

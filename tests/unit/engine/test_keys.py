@@ -9,7 +9,7 @@ import pytest
 
 from polymem.domain.limits import BucketRule
 from polymem.domain.model import KeyId, Plan, Scope, TenantId, UserId
-from polymem.engine.keys import hash_secret, is_plausible_secret
+from polymem.engine.keys import CREDENTIALS_SECONDS, hash_secret, is_plausible_secret
 from polymem.engine.limits import Limits
 from polymem.engine.requests import RateState
 from polymem.errors import Conflict, Forbidden, InvalidInput, NotFound, RateLimited, Unauthenticated
@@ -55,6 +55,86 @@ async def test_a_revoked_or_expired_key_opens_nothing_any_more(world: Any) -> No
     with pytest.raises(Unauthenticated, match=r"^invalid API key$"):
         await keys.authenticate(world.account.secret)
     assert [key.id for key in await keys.list(None)] == [world.account.key.id, made.key.id]
+
+
+async def test_a_change_by_another_process_counts_at_the_next_call(world: Any) -> None:
+    await world.engine.keys.authenticate(world.account.secret)
+    await world.engine.storage.directory.revoke_key(world.account.key.id, now=world.clock.now())
+    with pytest.raises(Unauthenticated):
+        await world.engine.keys.authenticate(world.account.secret)
+
+
+async def test_what_a_key_opens_is_read_once_a_second_while_nothing_seems_to_change(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, secret = world.engine.storage.directory, world.account.secret
+    find, reads = directory.find_credentials, 0
+
+    async def counted(key_hash: bytes) -> Any:
+        nonlocal reads
+        reads += 1
+        return await find(key_hash)
+
+    monkeypatch.setattr(directory, "find_credentials", counted)
+    monkeypatch.setattr(directory, "mark", lambda: "the same")
+    world.clock.pass_time(seconds=CREDENTIALS_SECONDS)
+    for _ in range(3):
+        await world.engine.keys.authenticate(secret)
+    assert reads == 1
+    await directory.revoke_key(world.account.key.id, now=world.clock.now())
+    await world.engine.keys.authenticate(secret)
+    world.clock.pass_time(seconds=CREDENTIALS_SECONDS)
+    for _ in range(2):
+        with pytest.raises(Unauthenticated):
+            await world.engine.keys.authenticate(secret)
+    assert reads == 2
+
+
+async def test_a_lookup_that_began_before_a_change_is_not_remembered_after_it(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, directory = world.engine.keys, world.engine.storage.directory
+    find, has_read, may_end = directory.find_credentials, asyncio.Event(), asyncio.Event()
+
+    async def slow(key_hash: bytes) -> Any:
+        found = await find(key_hash)
+        has_read.set()
+        await may_end.wait()
+        return found
+
+    monkeypatch.setattr(directory, "find_credentials", slow)
+    monkeypatch.setattr(directory, "mark", lambda: "the same")
+    keys.forget()
+    early = asyncio.create_task(keys.authenticate(world.account.secret))
+    await has_read.wait()
+    await keys.revoke(world.account.key.id)
+    may_end.set()
+    await early
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(world.account.secret)
+
+
+async def test_only_so_many_keys_are_remembered(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polymem.engine.keys.MAX_REMEMBERED", 2)
+    world.engine.keys.forget()
+    for number in range(4):
+        made = await world.engine.keys.provision(name=f"tenant {number}")
+        await world.engine.keys.authenticate(made.secret)
+    assert len(world.engine.keys._remembered) == 2
+
+
+@pytest.mark.parametrize("change", ["tenant", "plan"])
+async def test_a_change_of_a_tenant_or_a_plan_counts_at_once(world: Any, change: str) -> None:
+    secret, accounts = world.account.secret, world.engine.accounts
+    before = await world.engine.keys.authenticate(secret)
+    if change == "tenant":
+        await accounts.set_tenant(world.account.tenant.id, is_active=False)
+        with pytest.raises(Forbidden):
+            await world.engine.keys.authenticate(secret)
+    else:
+        changed = replace(before.plan, burst=before.plan.burst + 1)
+        await accounts.put_plan(changed)
+        assert (await world.engine.keys.authenticate(secret)).plan == changed
 
 
 async def test_a_key_of_an_inactive_tenant_is_forbidden(world: Any) -> None:

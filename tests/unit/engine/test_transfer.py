@@ -12,7 +12,7 @@ from polymem.domain.query import ListOrder, MemoryFilter
 from polymem.engine.queueing import RunOutcome
 from polymem.engine.requests import ImportFormat, ImportRequest
 from polymem.errors import Forbidden, IdempotencyConflict, InvalidInput, NotFound, QuotaExceeded, TooLarge
-from polymem.ports.storage import Change
+from polymem.ports.storage import Change, PutMemory
 
 ABSENT: Any = "0190b4a0-0000-7000-8000-000000000000"
 NO_MESSAGES = "parse session file: no valid messages found in file"
@@ -245,6 +245,23 @@ async def test_a_long_session_is_stored_in_chunks_of_fifty_in_order(world: Any) 
     assert (done.progress_total, done.progress_done) == (3, 3)
     found = await world.engine.read.session_messages(world.call(), ["s"], limit_per_session=200)
     assert [(one.content, one.turn.seq) for one in found] == [(f"turn {number}", number) for number in range(120)]
+
+
+async def test_long_records_make_chunks_of_fewer(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polymem.engine.import_files.BYTES_PER_CHUNK", 100)
+    sizes: list[int] = []
+
+    async def watch(changes: Sequence[Change]) -> None:
+        sizes.append(sum(isinstance(change, PutMemory) for change in changes))
+
+    world.storage.after_commit = watch
+    lengths = [40, 40, 40, 150, 10, 10]
+    texts = [str(number) * length for number, length in enumerate(lengths)]
+    lines = "\n".join(json.dumps({"content": text}) for text in texts)
+    done = await imported(world, lines, file_format=ImportFormat.MEMORY)
+    assert [size for size in sizes if size] == [2, 1, 1, 2]
+    assert (done.progress_total, done.progress_done, done.error) == (4, 4, None)
+    assert sorted(await contents(world)) == sorted(texts)
 
 
 @pytest.mark.parametrize("data", ["", "{}", "no json at all", "[]", '{"messages": []}', '{"role": "user"}', "[5]"])

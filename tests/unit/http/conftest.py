@@ -215,7 +215,7 @@ class Parrot:
 
     async def upload(self, request: KitRequest) -> Response:
         async with received_form(request, file_field="file", limit=3_000_000) as form:
-            self.seen.calls.append(request.call_with(form.digest()))
+            self.seen.calls.append(request.call_with(form.digest))
             if form.file is not None:
                 self.seen.files.append(b"".join([piece async for piece in form.file.chunks()]))
             told = {"file": form.file.name, "size": form.file.size} if form.file else {"file": None, "size": 0}

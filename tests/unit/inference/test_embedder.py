@@ -47,7 +47,7 @@ class SlowModel:
         vector = np.array([1, 0, 0, 0], dtype=np.float32)
         tokens = ((at, end),) if end > at else ()
         rows = np.full((len(tokens), 2), 90, dtype=np.int8)
-        return EncodedChunk(at, end, vector, rows, tokens)
+        return EncodedChunk(at, end, vector, rows, tokens, (True,) * len(tokens))
 
 
 async def _begun(model: SlowModel) -> None:
@@ -313,6 +313,32 @@ async def test_the_shipped_model_puts_a_question_near_its_answer() -> None:
     assert query.embedding @ near.chunks[0].embedding > query.embedding @ far.chunks[0].embedding + 0.1
     assert query.token_vectors.shape == (len(query.tokens), 64)
     await embedder.close()
+
+
+async def test_what_the_model_does_not_know_takes_no_part_in_a_query() -> None:
+    embedder = LocalEmbedder.open()
+    mixed = await embedder.embed_query("\U0001f389 boat")
+    unknown = await embedder.embed_query("\U0001f389")
+    assert mixed.tokens == ((2, 6),)
+    assert mixed.token_vectors.shape == (1, embedder.identity.token_dimension)
+    assert unknown.tokens == ()
+    assert unknown.token_vectors.shape == (0, embedder.identity.token_dimension)
+    await embedder.close()
+
+
+async def test_the_spans_of_tokens_stand_where_their_vectors_do() -> None:
+    embedder = LocalEmbedder.open()
+    text = "The harbour opens at six. " * 400
+    (embedded,) = await embedder.embed_texts([text])
+    spans = embedder.token_spans(text)
+    assert [len(chunk) for chunk in spans] == [len(chunk.token_vectors) for chunk in embedded.chunks]
+    assert [text[start:end] for start, end in spans[0][:3]] == ["The", "harbour", "opens"]
+    assert text[slice(*spans[-1][-1])] == "."
+    await embedder.close()
+
+
+def test_without_a_model_there_are_no_spans() -> None:
+    assert LocalEmbedder(None, threads=1, problem="gone").token_spans("words") == ()
 
 
 @pytest.mark.parametrize("text", ["", "short", "x" * 4_000, "x" * 9_000, "a b " * 3_000, "a\n" * 5_000])

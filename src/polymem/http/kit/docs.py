@@ -1,8 +1,10 @@
 """A dialect's OpenAPI document and a page that shows it, without anything from another origin."""
 
+import asyncio
 import base64
 import hashlib
 import re
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -52,11 +54,17 @@ def _with_keys(document: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
 
 def add_docs(app: FastAPI, dialect: Dialect) -> None:
     """The application answers `openapi.json` and `docs` under the dialect's docs base, to anybody."""
-    document = json_body(_with_keys(app.openapi(), dialect))
+
+    @cache
+    def document() -> bytes:
+        return json_body(_with_keys(app.openapi(), dialect))
 
     async def openapi(request: Request) -> Response:
         state_of(request).route = f"{dialect.docs_base}/openapi.json"
-        return Response(document, media_type="application/json", headers={"Cache-Control": "no-cache"})
+        # Made when it is first asked for: it costs more than all other parts of a dialect together.
+        return Response(
+            await asyncio.to_thread(document), media_type="application/json", headers={"Cache-Control": "no-cache"}
+        )
 
     async def page(request: Request) -> Response:
         state_of(request).route = f"{dialect.docs_base}/docs"

@@ -14,12 +14,14 @@ from polymem.domain.model import Call, IdempotencyClaim, JsonValue, Principal
 from polymem.engine.requests import RateState
 from polymem.errors import Forbidden, RateLimited, Unauthenticated
 from polymem.http.auth import is_from_loopback
+from polymem.http.kit.binding import Binding
 from polymem.http.kit.dialect import Dialect, DialectContext
 from polymem.http.kit.faults import EdgeCode, EdgeError
 from polymem.http.kit.strict_json import parse_json
-from polymem.http.limits import idempotency_claim, read_body
+from polymem.http.limits import IDEMPOTENCY_HEADER, idempotency_claim, read_body
 
 SCOPE_KEY = "polymem.request"
+_PLAIN_JSON = "application/json"
 _INLINE_JSON_BYTES = 256 * 1024
 _REPEATABLE_BY_NATURE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -72,13 +74,13 @@ class KitRequest(Request):
 
     def call(self) -> Call:
         """The engine's view of this request: who, which one, and what makes a retry harmless."""
-        return self.call_with(hashlib.sha256(self.kit_body).digest())
+        return self.call_with(lambda: hashlib.sha256(self.kit_body).digest())
 
-    def call_with(self, body_digest: bytes) -> Call:
-        """As `call`, for a handler that reads the body itself and knows its digest."""
+    def call_with(self, body_digest: Callable[[], bytes]) -> Call:
+        """As `call`, for a handler that reads the body itself; the digest of it is asked for when it is needed."""
         claim: IdempotencyClaim | None = None
-        if self.method not in _REPEATABLE_BY_NATURE:
-            claim = idempotency_claim(self, body_digest)
+        if self.method not in _REPEATABLE_BY_NATURE and IDEMPOTENCY_HEADER in self.headers:
+            claim = idempotency_claim(self, body_digest())
         return Call(principal=self.principal, request_id=self.request_id, idempotency=claim)
 
 
@@ -87,17 +89,19 @@ def media_type(request: Request) -> tuple[str, str]:
     header = request.headers.get("content-type", "")
     if not header:
         return "", ""
+    if header == _PLAIN_JSON:
+        return header, ""
     message = Message()
     message["content-type"] = header
     return message.get_content_type(), str(message.get_content_charset() or "")
 
 
 class KitRoute(APIRoute):
-    """A route whose handler is reached only by requests that the kit admits."""
+    """A route whose handler is reached only by requests that the kit admits; see `Binding` for what it may take."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's handler behind the kit's checks."""
-        handle = super().get_route_handler()
+        """The handler behind the kit's checks."""
+        binding = Binding(self.endpoint, frozenset(self.param_convertors), KitRequest)
 
         async def admitted(request: Request) -> Response:
             kit_request = KitRequest(request.scope, request.receive)
@@ -107,7 +111,11 @@ class KitRoute(APIRoute):
                 await _authenticate(kit_request, state)
             if self.body_field is not None:
                 await _take_json(kit_request, state, is_required=self.body_field.field_info.is_required())
-            return await handle(kit_request)
+            if len(kit_request.kit_body) > _INLINE_JSON_BYTES:
+                arguments = await asyncio.to_thread(binding.arguments, kit_request, kit_request.kit_json)
+            else:
+                arguments = binding.arguments(kit_request, kit_request.kit_json)
+            return await binding.handler(**arguments)
 
         return admitted
 
@@ -159,7 +167,7 @@ async def _take_json(request: KitRequest, state: RequestState, *, is_required: b
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise EdgeError(EdgeCode.UNSUPPORTED_MEDIA_TYPE, "content-encoding: must be identity")
     kind, charset = media_type(request)
-    is_json = kind in {"", "application/json"} or (kind.startswith("application/") and kind.endswith("+json"))
+    is_json = kind in {"", _PLAIN_JSON} or (kind.startswith("application/") and kind.endswith("+json"))
     if not is_json:
         raise EdgeError(EdgeCode.UNSUPPORTED_MEDIA_TYPE, "content-type: must be application/json")
     if charset not in {"", "utf-8", "utf8"}:

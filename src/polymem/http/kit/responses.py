@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+import orjson
 from fastapi import Response
 
 from polymem.http.kit.dialect import Dialect
@@ -13,6 +14,10 @@ _UNAUTHORIZED = 401
 
 def json_body(value: object) -> bytes:
     """The value as JSON in UTF-8; a lone surrogate that got this far becomes `?`."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # integers of more than 64 bits, lone surrogates
+        pass
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 

@@ -21,6 +21,8 @@ MODEL_FILE: Final = "model.onnx"
 TOKENIZER_FILE: Final = "tokenizer.json"
 MANIFEST_FILE: Final = "manifest.json"
 
+UNKNOWN: Final = "[UNK]"
+
 OVERLAP: Final = 32
 """Tokens that a chunk shares with the one before it."""
 RUN_TOKENS: Final = 1024
@@ -49,6 +51,8 @@ class EncodedChunk:
     """Shape (tokens, token_dimension): unit vectors times 127, rounded; special tokens are left out."""
     tokens: tuple[Span, ...]
     """Where in the text each row of `token_vectors` stands."""
+    is_known: tuple[bool, ...]
+    """Whether the vocabulary has the token of each row; all that it lacks look alike to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class MiniLm:
         self._tokenizer = tokenizer
         self._manifest = manifest
         self._first, self._last = tokenizer.encode("").ids
+        self._unknown = tokenizer.token_to_id(UNKNOWN)
 
     @classmethod
     def load(cls, directory: Path | None = None, *, threads: int = 1) -> "MiniLm":
@@ -83,14 +88,15 @@ class MiniLm:
         """
         folder = directory or MODEL_FOLDER
         manifest = _read_manifest(folder)
-        model, vocabulary = (_read_checked(folder, name, manifest) for name in (MODEL_FILE, TOKENIZER_FILE))
+        model, vocabulary = (_checked(folder / name, manifest) for name in (MODEL_FILE, TOKENIZER_FILE))
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Idle threads that spin would take the cores from the server.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        tokenizer = Tokenizer.from_buffer(vocabulary)
+        # By path: a session made of bytes keeps them, 23 MB, for as long as it lives.
+        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        tokenizer = Tokenizer.from_file(str(vocabulary))
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return cls(session, tokenizer, manifest)
@@ -134,6 +140,10 @@ class MiniLm:
         chunks = iter(self._encode_windows(flat))
         return [[next(chunks) for _ in of_text] for of_text in windows]
 
+    def token_spans(self, text: str) -> list[tuple[Span, ...]]:
+        """Returns where in the text each token vector of each chunk stands, without running the model."""
+        return [window.tokens for window in self._windows(text, None)]
+
     def _windows(self, text: str, max_chunks: int | None) -> list[_Window]:
         room = self.max_tokens - 2
         ids, spans = self._tokenize(text, None if max_chunks is None else max_chunks * room)
@@ -167,7 +177,12 @@ class MiniLm:
             for row, i in enumerate(run):
                 window = windows[i]
                 encoded[i] = EncodedChunk(
-                    window.start, window.end, embeddings[row].copy(), tokens[row].copy(), window.tokens
+                    window.start,
+                    window.end,
+                    embeddings[row].copy(),
+                    tokens[row].copy(),
+                    window.tokens,
+                    tuple(token != self._unknown for token in window.ids[1:-1]),
                 )
         return [encoded[i] for i in range(len(windows))]
 
@@ -200,11 +215,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_checked(folder: Path, name: str, manifest: Mapping[str, Any]) -> bytes:
+def _checked(file: Path, manifest: Mapping[str, Any]) -> Path:
+    """The file, whose content is what the manifest says."""
     try:
-        content = (folder / name).read_bytes()
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256")
     except OSError as error:
-        raise ModelDamaged(f"the model's {name} is missing or unreadable") from error
-    if hashlib.sha256(content).hexdigest() != manifest["sha256"].get(name):
-        raise ModelDamaged(f"the model's {name} is not the one that its manifest names")
-    return content
+        raise ModelDamaged(f"the model's {file.name} is missing or unreadable") from error
+    if digest.hexdigest() != manifest["sha256"].get(file.name):
+        raise ModelDamaged(f"the model's {file.name} is not the one that its manifest names")
+    return file
