@@ -107,6 +107,43 @@ def test_what_the_server_recalls_is_printed(
     assert answers.asked[0][1] == "/v1alpha2/mem9s/memories?q=what+%26+where&limit=7"
 
 
+def test_the_server_is_asked_for_a_trace_and_for_a_day(
+    capsys: pytest.CaptureFixture[str], data_dir: Path, answers: Answers
+) -> None:
+    trace = {
+        "score": 0.5,
+        "relevance": 0.25,
+        "arms": [{"arm": "lexical", "rank": 1, "score": 2.0}],
+        "fused": 0.02,
+        "coverage": 1.0,
+        "bm25": 0.5,
+        "words": [],
+        "parts": [{"part": "wide", "value": 0.5}],
+    }
+    row = {"id": "m1", "confidence": 25, "memory_type": "insight", "created_at": "2026-01-01T00:00:00Z", "content": "x"}
+    answers.body = json.dumps({"memories": [{**row, "version": 3, "trace": trace}]}).encode()
+    asked = ("recall", "who", "--explain", "--at", "2026-02-03T04:05:06+02:00", "--data-dir", str(data_dir))
+
+    status, out, _ = run(capsys, *asked, "--json")
+    _, table, _ = run(capsys, *asked)
+
+    assert (status, json.loads(out)) == (0, [{**row, "trace": trace}])
+    path = "/v1alpha2/mem9s/memories?q=who&limit=5&reference_at=2026-02-03T02%3A05%3A06Z&trace=true"
+    assert [each[1] for each in answers.asked] == [path, path]
+    assert "lexical: rank 1 (2.000)" in table
+
+
+def test_a_server_that_cannot_explain_is_named(
+    capsys: pytest.CaptureFixture[str], data_dir: Path, answers: Answers, url: str
+) -> None:
+    answers.body = b'{"memories":[{"id":"m1","content":"x"}]}'
+
+    status, out, err = run(capsys, "recall", "who", "--explain", "--data-dir", str(data_dir))
+
+    told = f"polymem: the server at {url}/v1alpha2/mem9s is older than this command and does not explain\n"
+    assert (status, out, err) == (5, "", told)
+
+
 @pytest.mark.parametrize(
     ("refusal", "told"),
     [

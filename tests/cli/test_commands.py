@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +395,56 @@ def test_a_text_is_written_and_recalled_without_a_server(shell: Shell) -> None:
     assert 0 < rows[0]["confidence"] <= 100
     assert status == 0
     assert "The bicycle is in the shed" in table
+
+
+def test_a_recall_is_explained_without_a_server(shell: Shell) -> None:
+    shell("write", "The bicycle is in the shed")
+    row = shell.json("recall", "where is the bicycle", "--explain")[0]
+    status, table, _ = shell("recall", "where is the bicycle", "--explain")
+
+    plain = shell.json("recall", "where is the bicycle")[0]
+    assert row == plain | {"trace": row["trace"]}
+    assert [arm["arm"] for arm in row["trace"]["arms"]] == ["lexical", "dense"]
+    assert sum(part["value"] for part in row["trace"]["parts"]) == pytest.approx(row["trace"]["score"])
+    assert status == 0
+    assert "The bicycle is in the shed" in table
+    assert f"1. score {row['trace']['score']:.3f}" in table
+    assert re.search(r"^ +bicycle +\d\.\d\d +bicycle +\d\.\d\d ", table, re.MULTILINE)
+    assert shell("recall", "anything at all", "--explain")[1:] == ("nothing found\n", "")
+
+
+def test_time_words_are_read_against_the_day_that_is_given(shell: Shell) -> None:
+    shell("write", "The bicycle is in the shed")
+    written_on = datetime.fromisoformat(shell.json("recall", "bicycle")[0]["created_at"])
+
+    def of_the_day(at: datetime) -> float:
+        rows = shell.json("recall", "bicycle yesterday", "--explain", "--at", at.date().isoformat())
+        return float({part["part"]: part["value"] for part in rows[0]["trace"]["parts"]}.get("said_then", 0.0))
+
+    on_the_next_day = of_the_day(written_on + timedelta(days=1))
+    assert of_the_day(written_on - timedelta(days=30)) < on_the_next_day / 2
+
+
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [
+        ("yesterday", "at: not an ISO 8601 time, such as 2030-01-31T12:00:00Z"),
+        ("0001-01-01T00:00:00+12:00", "must lie in the years"),
+    ],
+)
+def test_a_day_that_is_none_is_refused(shell: Shell, at: str, told: str) -> None:
+    status, _, err = shell("recall", "bicycle", "--at", at)
+
+    assert status == 2
+    assert told in err
+
+
+def test_what_would_move_the_cursor_is_not_printed(shell: Shell) -> None:
+    shell("write", "The bicycle\n\x1b[2Jis in the shed")
+    table = shell("recall", "where is the bicycle")[1]
+
+    assert "The bicycle  [2Jis in the shed" in table
+    assert "\x1b" not in table
 
 
 def test_the_first_write_into_a_new_directory_makes_its_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

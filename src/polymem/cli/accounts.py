@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from polymem.bootstrap import Administration, open_administration
-from polymem.cli.options import AsJson, Config, DataDir, settings_from
+from polymem.cli.options import AsJson, Config, DataDir, settings_from, time_in
 from polymem.cli.output import moment, print_json, print_rows, say
 from polymem.domain.model import JsonValue, Key, KeyId, Plan, Scope, Tenant, TenantId, User, UserId
 from polymem.engine.requests import NewSecret
@@ -65,7 +64,7 @@ def _create_key(
 ) -> None:
     """Make a key and print its secret, this once."""
     granted = _scopes(scopes)
-    expires_at = None if expires is None else _time("expires", expires)
+    expires_at = None if expires is None else time_in("expires", expires)
 
     async def act(admin: Administration) -> NewSecret:
         return await admin.keys.create(
@@ -301,14 +300,6 @@ def _scopes(text: str) -> frozenset[Scope]:
         return frozenset(Scope(name) for name in names)
     except ValueError as error:
         raise InvalidInput("scopes", f"scopes: allowed are {', '.join(Scope)}") from error
-
-
-def _time(option: str, text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidInput(option, f"{option}: not an ISO 8601 time, such as 2030-01-31T12:00:00Z") from error
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _key_row(key: Key) -> Row:

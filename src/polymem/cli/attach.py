@@ -37,10 +37,22 @@ class ServerClient:
         answer = await self._call("POST", "/memories", json=body)
         return str(answer["id"])
 
-    async def recall(self, query: str, *, limit: int) -> list[dict[str, Any]]:
-        """The memories that the query finds, best first, as the API shows them."""
-        answer = await self._call("GET", "/memories", params={"q": query, "limit": str(limit)})
-        return list(answer["memories"])
+    async def recall(
+        self, query: str, *, limit: int, at: str | None = None, is_explained: bool = False
+    ) -> list[dict[str, Any]]:
+        """The memories that the query finds, best first, as the API shows them; with a `trace` each if asked.
+
+        `at` is when the query is asked, None for now. Raises `Unavailable` when the server cannot explain.
+        """
+        params = {"q": query, "limit": str(limit)}
+        if at is not None:
+            params["reference_at"] = at
+        if is_explained:
+            params["trace"] = "true"
+        rows = list((await self._call("GET", "/memories", params=params))["memories"])
+        if is_explained and not all("trace" in row for row in rows):
+            raise Unavailable(f"the server at {self._base} is older than this command and does not explain")
+        return rows
 
     async def _call(self, method: str, path: str, **parts: Any) -> dict[str, Any]:
         try:

@@ -2,12 +2,15 @@
 
 import inspect
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from polymem.config import TABLE, Setting, Settings, load
+from polymem.domain.limits import in_utc
+from polymem.errors import InvalidInput
 
 DataDir = Annotated[
     Path | None,
@@ -28,6 +31,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 def settings_from(data_dir: Path | None, config: Path | None, **flags: object) -> Settings:
     """The settings in force for a command with these options."""
     return load({"data_dir": data_dir, **flags}, config=config).settings
+
+
+def time_in(option: str, text: str) -> datetime:
+    """The time an option names, in UTC, which is also where one without an offset is taken. Raises `InvalidInput`."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput(option, f"{option}: not an ISO 8601 time, such as 2030-01-31T12:00:00Z") from error
+    return in_utc(option, at if at.tzinfo is not None else at.replace(tzinfo=UTC))
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

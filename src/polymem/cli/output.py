@@ -39,6 +39,8 @@ _MEANINGS = {
     ExitStatus.INTERRUPTED: "interrupted from the keyboard",
 }
 
+# Stored text may hold what would move the cursor or change the colours of a terminal.
+_CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 _WHOLE = frozenset({"id", "confidence", "created_at"})
 _UNFOLDED = 10_000
 
@@ -103,6 +105,11 @@ def print_rows(
     Console(width=None if sys.stdout.isatty() else _UNFOLDED).print(table)
 
 
+def in_print(text: str) -> str:
+    """The text with a space for each control character, line ends among them."""
+    return text.translate(_CONTROL)
+
+
 def moment(at: datetime | None) -> str | None:
     """The time as ISO 8601 in UTC, to the second."""
     return None if at is None else at.isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -115,7 +122,7 @@ def _cell(value: JsonValue) -> str:
         case bool():
             return "yes" if value else "no"
         case str():
-            return value
+            return in_print(value)
         case list() | tuple():
             return ", ".join(_cell(item) for item in value)
         case _:

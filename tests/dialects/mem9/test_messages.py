@@ -50,6 +50,14 @@ async def test_turns_are_readable_when_answered(api: Client, clock: Any) -> None
     assert (found[1]["seq"], found[1]["role"], found[1]["content"]) == (7, "assistant", "hi")
 
 
+@pytest.mark.requirement("mem9.messages.accepted", "mem9.session_messages")
+async def test_a_long_conversation_in_a_large_body_is_taken_in_whole(api: Client) -> None:
+    texts = [f"turn {number} " + "and so on " * 50 for number in range(600)]
+    answer = await api.post("/memories", json=say(*texts, session_id="ses", sync=True))
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    assert [(row["seq"], row["content"]) for row in await rows(api)] == list(enumerate(texts[:500]))
+
+
 @pytest.mark.requirement("mem9.messages.accepted", "mem9.messages.id")
 async def test_one_turn_tells_its_id(api: Client) -> None:
     one = await api.post("/memories", json=say("hello", session_id="ses", sync=True))

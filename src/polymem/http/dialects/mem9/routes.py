@@ -1,5 +1,6 @@
 """mem9's routes: each translates a request into one call of the engine, and the answer back."""
 
+import asyncio
 import platform
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,11 +18,11 @@ from polymem.domain.query import ListOrder, MemoryFilter, RecallHit, RecallReque
 from polymem.domain.scoring import DEFAULT_RELEVANCE_CUT
 from polymem.engine.import_files import survey
 from polymem.engine.import_run import order_of
-from polymem.engine.recall import pool_size
-from polymem.engine.requests import ImportFormat, ImportRequest, IngestMode, MemoryPatch, NewMemory, NewTurns
+from polymem.engine.requests import ImportFormat, ImportRequest, IngestMode, MemoryPatch, NewMemory, NewTurn, NewTurns
 from polymem.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
 from polymem.http.auth import is_forwarded, is_from_loopback, key_in_headers, names_loopback_host
 from polymem.http.dialects.mem9 import wire
+from polymem.http.dialects.mem9.trace import shown_trace
 from polymem.http.kit import (
     DialectContext,
     KitRequest,
@@ -43,6 +44,7 @@ _HEADER_BASE = "/v1alpha2/mem9s"
 _PATH_BASE = "/v1alpha1/mem9s/{tenantID}"
 _AGENT_HEADER = "X-Mnemo-Agent-Id"
 _LISTED_TASKS = 1000
+_MESSAGES_AT_ONCE = 500
 _NO_TURNS = frozenset({MemoryType.INSIGHT, MemoryType.PINNED})
 _FILE_FORMATS = {"memory": ImportFormat.MEMORY, "session": ImportFormat.SESSION}
 
@@ -84,6 +86,17 @@ class ListQuery(BaseModel):
         str | None,
         Field(description="With q: leave out rows below this confidence, 0 to 100. An extension of this server."),
     ] = None
+    reference_at: Annotated[
+        str | None,
+        Field(
+            description="With q: when it is asked, ISO-8601; `last week` is read against it. Now, unless given. "
+            "An extension of this server."
+        ),
+    ] = None
+    trace: Annotated[
+        str | None,
+        Field(description="With q: true shows in each row why it was recalled. An extension of this server."),
+    ] = None
     updated_from: Annotated[
         str | None, Field(description="Changed at or after this time. An extension of this server.")
     ] = None
@@ -101,9 +114,18 @@ class ListQuery(BaseModel):
             source=self.source or None,
             agent_id=self.agent_id or None,
             session_ids=frozenset({self.session_id}) if self.session_id else None,
-            updated_from_at=wire.time_filter("updated_from", self.updated_from),
-            updated_until_at=wire.time_filter("updated_to", self.updated_to),
+            updated_from_at=wire.time_parameter("updated_from", self.updated_from),
+            updated_until_at=wire.time_parameter("updated_to", self.updated_to),
         )
+
+
+class MessagesQuery(BaseModel):
+    """What `GET session-messages` can be asked; parameters nobody knows are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    session_id: Annotated[list[str] | None, Field(description="Repeated, at most 100 different ones.")] = None
+    limit_per_session: Annotated[str | None, Field(description="At most 500, which is the default.")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +204,10 @@ class Routes:
 
     async def _take_messages(self, request: KitRequest, body: wire.CreateBody) -> Response:
         principal = request.principal
+        messages = body.messages or []
+        is_short = len(messages) <= _MESSAGES_AT_ONCE
         new = NewTurns(
-            turns=tuple(message.turn(position) for position, message in enumerate(body.messages or ())),
+            turns=_turns(messages) if is_short else await asyncio.to_thread(_turns, messages),
             session_id=body.session_id,
             agent_id=body.agent_id or principal.agent_id,
             source=principal.agent_id,
@@ -221,16 +245,19 @@ class Routes:
         recall = RecallRequest(
             text=text,
             where=query.where(request, default_types=None),
-            limit=pool_size(offset + limit),
+            limit=limit,
+            offset=offset,
             min_relevance=cut,
+            pinned_first_from=max(cut, DEFAULT_RELEVANCE_CUT),
+            reference_at=wire.time_parameter("reference_at", query.reference_at),
+            trace=wire.flag("trace", query.trace),
         )
         clock = self.context.settings.clock
         started = clock.monotonic()
         page = await self.context.engine.recall.search(request.call(), recall)
         self.context.metrics.recall_answered(NAME, clock.monotonic() - started)
         now = clock.now()
-        hits = _pinned_first(page.hits, least_relevance=max(cut, DEFAULT_RELEVANCE_CUT))
-        rows = [_shown_hit(hit, now) for hit in hits[offset : offset + limit]]
+        rows = [_shown_hit(hit, now, is_traced=recall.trace) for hit in page.hits]
         return json_response(wire.PageAnswer(memories=rows, total=page.total, limit=limit, offset=offset))
 
     async def get(self, request: KitRequest, id: str) -> Response:  # noqa: A002 - the name in mem9's paths
@@ -280,7 +307,7 @@ class Routes:
             if file_format is ImportFormat.SESSION and session_id is None:
                 await _require_session_id(form.file)
             job = await self.context.engine.transfer.start_import(
-                request.call_with(form.digest()),
+                request.call_with(form.digest),
                 ImportRequest(
                     format=file_format,
                     file_name=form.file.name or "upload",
@@ -312,16 +339,15 @@ class Routes:
     async def session_messages(
         self,
         request: KitRequest,
-        session_id: Annotated[list[str] | None, Query(description="Repeated, at most 100 different ones.")] = None,
-        limit_per_session: Annotated[str | None, Query(description="At most 500, which is the default.")] = None,
+        query: Annotated[MessagesQuery, Query()],
     ) -> Response:
         """The captured messages of sessions, each session's first ones."""
-        wanted = list(dict.fromkeys(name for name in session_id or () if name.strip()))
+        wanted = list(dict.fromkeys(name for name in query.session_id or () if name.strip()))
         if not wanted:
             raise InvalidInput("session_id", "at least one session_id required")
         if len(wanted) > wire.MAX_SESSION_IDS:
             raise InvalidInput("session_id", f"too many session_ids: maximum is {wire.MAX_SESSION_IDS}")
-        limit = wire.rows_per_session(limit_per_session)
+        limit = wire.rows_per_session(query.limit_per_session)
         memories = await self.context.engine.read.session_messages(
             request.call(),
             wanted,
@@ -332,17 +358,16 @@ class Routes:
         return json_response(wire.MessagesAnswer(messages=rows, limit_per_session=limit))
 
 
-def _pinned_first(hits: Sequence[RecallHit], *, least_relevance: float) -> list[RecallHit]:
-    """The hits in their order, but relevant pinned ones before all others."""
-    return sorted(
-        hits, key=lambda hit: hit.memory.memory_type is not MemoryType.PINNED or hit.relevance < least_relevance
-    )
+def _turns(messages: Sequence[wire.MessageBody]) -> tuple[NewTurn, ...]:
+    return tuple(message.turn(position) for position, message in enumerate(messages))
 
 
-def _shown_hit(hit: RecallHit, now: datetime) -> wire.MemoryAnswer:
+def _shown_hit(hit: RecallHit, now: datetime, *, is_traced: bool) -> wire.MemoryAnswer:
     row = wire.shown_memory(hit.memory, seen_at=now)
     row["score"] = hit.score
     row["confidence"] = wire.confidence_of(hit.relevance)
+    if is_traced:
+        row["trace"] = shown_trace(hit)
     return row
 
 

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from polymem.domain.model import ContentType, JobState, JsonValue, Memory, MemoryId, MemoryState, MemoryType, Turn
 from polymem.engine.requests import NewTurn
 from polymem.errors import InvalidInput, NotFound
+from polymem.http.dialects.mem9.trace import TraceAnswer
 
 MAX_CONTENT_BYTES = 50_000
 MAX_TURN_BYTES = 1_000_000
@@ -245,6 +246,7 @@ _STATES: dict[str, frozenset[MemoryState] | None] = {
     "deleted": frozenset(),
     "all": None,
 }
+_FLAGS = {None: False, "": False, "false": False, "true": True}
 _SHOWN_STATE = {
     MemoryState.PROCESSING: "paused",
     MemoryState.ACTIVE: "active",
@@ -321,8 +323,15 @@ def confidence_of(relevance: float) -> int:
     return math.floor(relevance * _MAX_CONFIDENCE + 0.5)
 
 
-def time_filter(field: str, text: str | None) -> datetime | None:
-    """The moment a time filter names. Raises `InvalidInput`."""
+def flag(field: str, text: str | None) -> bool:
+    """Whether a parameter says yes; one that is absent or empty says no. Raises `InvalidInput` for other words."""
+    if text not in _FLAGS:
+        raise InvalidInput(field, "must be true or false")
+    return _FLAGS[text]
+
+
+def time_parameter(field: str, text: str | None) -> datetime | None:
+    """The moment a parameter names. Raises `InvalidInput`."""
     try:
         return parse_time(text) if text else None
     except ValueError as error:
@@ -358,6 +367,7 @@ class MemoryAnswer(TypedDict):
     score: NotRequired[float]
     confidence: NotRequired[int]
     relative_age: NotRequired[str]
+    trace: NotRequired[TraceAnswer]
 
 
 class PageAnswer(TypedDict):
