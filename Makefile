@@ -1,4 +1,4 @@
-# Users: `make run`, `make test`. Developers: fmt lint types check bench bench-recall lock model ci clean.
+# Users: `make run`, `make test`. Developers: fmt lint types check bench bench-recall bench-ablation lock model ci clean.
 SHELL := /bin/sh
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -8,7 +8,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fmt lint types check bench bench-recall lock model ci clean
+.PHONY: help run test fmt lint types check bench bench-recall bench-ablation lock model ci clean
 
 help:
 	@sed -n '1p' Makefile
@@ -49,7 +49,10 @@ check: $(VENV)/.dev
 	$(BIN)/coverage report --include='src/polymem/domain/*,src/polymem/engine/*,src/polymem/http/dialects/*' --fail-under=100
 
 bench bench-recall: $(VENV)/.dev
-	$(BIN)/python -m bench.recall_http $(ARGS)
+	$(BIN)/python -m bench.recall http $(ARGS)
+
+bench-ablation: $(VENV)/.dev
+	$(BIN)/python -m bench.recall ablation $(ARGS)
 
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.txt

@@ -1,9 +1,8 @@
-"""The turns of a history as memories, with ids that tell their places, and BM25 alone over their terms."""
+"""The turns of a history as memories, with ids that tell their places."""
 
 from datetime import UTC, datetime
 
-from bench.recall_lab.baseline import PlainBm25
-from bench.recall_lab.dataset import History, LabTurn
+from bench.recall.dataset import LabTurn
 from polymem.domain.model import (
     ContentType,
     Memory,
@@ -15,19 +14,9 @@ from polymem.domain.model import (
     Turn,
     UserId,
 )
-from polymem.domain.text import index_terms, query_terms
 
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 DEPTH = 50
-
-
-def plain_rankings(history: History) -> dict[str, list[str]]:
-    """The turn ids that BM25 alone finds for each scored question, over the terms the engine indexes."""
-    baseline = PlainBm25([index_terms(memory(0, place, turn)) for place, turn in enumerate(history.turns)])
-    return {
-        question.id: [history.turns[place].id for place in baseline.ranking(query_terms(question.text), DEPTH)]
-        for question in history.scored
-    }
 
 
 def memory(number: int, position: int, turn: LabTurn) -> Memory:

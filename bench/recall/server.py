@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from bench.recall_lab.dataset import History, LabTurn
+from bench.recall.dataset import History, LabTurn
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0

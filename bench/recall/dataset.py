@@ -6,13 +6,16 @@ Reads the JSON format of the development sets: a list of histories, each with `s
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 _TIME_FORMATS = ("%Y/%m/%d %H:%M", "%I:%M %p on %d %B, %Y")
 _WEEKDAY = re.compile(r"\s*\([A-Za-z]{3}\)\s*")
+_PAST_WORDS = re.compile(r"\b(?:before|previous|previously|used to|first|initially|originally)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +32,12 @@ class LabTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question; it is scored when some turn answers it and it is no abstention."""
+    """One question; it is scored when some turn answers it and it is no abstention.
+
+    `asked_at`: when it was asked, None where the data do not say. `newer`, `older`: the turns of a fact that
+    replaced another, and of the one it replaced. `past`: of a question about an earlier state, the answering turns
+    that tell that state; else empty.
+    """
 
     id: str
     text: str
@@ -37,8 +45,10 @@ class Question:
     turns: frozenset[str]
     sessions: frozenset[str]
     is_abstention: bool
-    newer: frozenset[str]
-    older: frozenset[str]
+    asked_at: datetime | None = None
+    newer: frozenset[str] = frozenset()
+    older: frozenset[str] = frozenset()
+    past: frozenset[str] = frozenset()
 
     @property
     def is_scored(self) -> bool:
@@ -46,7 +56,7 @@ class Question:
         return bool(self.turns) and not self.is_abstention
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class History:
     """All that one user said, and what is asked of it."""
 
@@ -54,7 +64,12 @@ class History:
     turns: tuple[LabTurn, ...]
     questions: tuple[Question, ...]
 
-    @property
+    @cached_property
+    def session_of(self) -> Mapping[str, str]:
+        """The session of each turn."""
+        return {turn.id: turn.session_id for turn in self.turns}
+
+    @cached_property
     def scored(self) -> tuple[Question, ...]:
         """The questions that count."""
         return tuple(question for question in self.questions if question.is_scored)
@@ -66,6 +81,16 @@ class DataSet:
 
     name: str
     histories: tuple[History, ...]
+
+    @property
+    def turn_count(self) -> int:
+        """The turns of all histories."""
+        return sum(len(history.turns) for history in self.histories)
+
+    @property
+    def scored(self) -> tuple[Question, ...]:
+        """The questions that count, history by history."""
+        return tuple(question for history in self.histories for question in history.scored)
 
 
 def load(path: Path) -> DataSet:
@@ -98,18 +123,40 @@ def _history(item: dict[str, Any]) -> History:
         for session in item["sessions"]
         for seq, turn in enumerate(session["turns"])
     )
-    return History(id=item["id"], turns=turns, questions=tuple(_question(entry) for entry in item["questions"]))
+    said_at = {turn.id: turn.said_at for turn in turns}
+    questions = tuple(_question(entry, said_at) for entry in item["questions"])
+    return History(id=item["id"], turns=turns, questions=questions)
 
 
-def _question(item: dict[str, Any]) -> Question:
+def _question(item: dict[str, Any], said_at: Mapping[str, datetime | None]) -> Question:
     meta = item.get("meta") or {}
+    turns, older = frozenset(item["turns"]), frozenset(meta.get("old") or ())
     return Question(
         id=item["id"],
         text=item["text"],
         kind=item["type"],
-        turns=frozenset(item["turns"]),
+        turns=turns,
         sessions=frozenset(item["sessions"]),
         is_abstention=bool(item["abstention"]),
+        asked_at=read_time(item.get("date") or ""),
         newer=frozenset(meta.get("new") or ()),
-        older=frozenset(meta.get("old") or ()),
+        older=older,
+        past=_past(item["text"], turns, older, said_at),
     )
+
+
+def _past(
+    text: str, turns: frozenset[str], older: frozenset[str], said_at: Mapping[str, datetime | None]
+) -> frozenset[str]:
+    """The turns that tell an earlier state, for a question whose words ask for one.
+
+    They are the replaced ones among those that answer, else the oldest where the answers are of several times.
+    """
+    if not _PAST_WORDS.search(text):
+        return frozenset()
+    if turns & older:
+        return turns & older
+    times = {turn: moment for turn in turns if (moment := said_at.get(turn)) is not None}
+    if len(set(times.values())) < 2:
+        return frozenset()
+    return frozenset(turn for turn, moment in times.items() if moment == min(times.values()))

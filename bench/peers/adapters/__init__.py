@@ -1,0 +1,1 @@
+"""One program for each peer, run with the Python of that peer's own environment; see `bench.peers.protocol`."""

@@ -1,1 +1,0 @@
-"""The recall laboratory: data sets, metrics, baselines, and the two ways to run the engine against them."""
