@@ -66,7 +66,7 @@ def _rankings(running: server.LabServer, key: str, history: History, seconds: li
     turn_of = {(turn.session_id, turn.seq): turn.id for turn in history.turns}
     found: dict[str, list[str]] = {}
     for question in history.scored:
-        places, taken = server.ask(running, key, question.text, limit=DEPTH)
+        places, taken = server.ask(running, key, question.text, asked_at=question.asked_at, limit=DEPTH)
         seconds.append(taken)
         found[question.id] = [turn_of[place] for place in places]
     return found

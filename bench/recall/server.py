@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,13 @@ def feed(server: LabServer, history: History) -> tuple[str, float]:
     return key, time.perf_counter() - started
 
 
-def ask(server: LabServer, key: str, text: str, *, limit: int) -> tuple[list[tuple[str, int]], float]:
+def ask(
+    server: LabServer, key: str, text: str, *, asked_at: datetime | None, limit: int
+) -> tuple[list[tuple[str, int]], float]:
     """Session id and seq of each recalled turn, best first, without a cut; the seconds it took."""
     query: dict[str, str | int] = {"q": text, "limit": limit, "memory_type": "session", "min_confidence": 0}
+    if asked_at is not None:
+        query["reference_at"] = asked_at.isoformat()
     started = time.perf_counter()
     response = server.client.get("/v1alpha2/mem9s/memories", params=query, headers={"X-API-Key": key})
     seconds = time.perf_counter() - started
