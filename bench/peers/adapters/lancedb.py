@@ -85,7 +85,7 @@ def _hybrid_schema(model: Path) -> type:
         """A row and its vector."""
 
         line: str = embed.SourceField()
-        vector: Vector(embed.ndims()) = embed.VectorField()  # type: ignore[valid-type]
+        vector: Vector(embed.ndims()) = embed.VectorField()  # type: ignore[valid-type] # made at run time
 
     return VectorRow
 

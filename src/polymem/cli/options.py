@@ -58,7 +58,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     called.__name__ = command.__name__
     called.__doc__ = command.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # what inspect reads
     return called
 
 

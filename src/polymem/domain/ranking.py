@@ -8,7 +8,7 @@ each is worth.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from typing import Final
@@ -344,5 +344,5 @@ def _order(candidates: Candidates, scores: Floats) -> tuple[int, ...]:
     return tuple(sorted(range(len(candidates)), key=lambda row: (-known[row], candidates.ids[row])))
 
 
-def _column(values: object) -> Floats:
-    return np.fromiter(values, dtype=np.float64)  # type: ignore[call-overload,no-any-return]
+def _column(values: Iterable[float]) -> Floats:
+    return np.fromiter(values, dtype=np.float64)

@@ -114,7 +114,7 @@ def _check_shapes(chunk: EmbeddedChunk, model: ModelIdentity) -> None:
     if chunk.embedding.shape != (model.dimension,):
         message = f"an embedding has the shape {chunk.embedding.shape}, its model the dimension {model.dimension}"
         raise ValueError(message)
-    if chunk.token_vectors.ndim != 2 or chunk.token_vectors.shape[1] != model.token_dimension:  # noqa: PLR2004
+    if chunk.token_vectors.ndim != 2 or chunk.token_vectors.shape[1] != model.token_dimension:  # noqa: PLR2004 - rows and columns
         message = f"token vectors have the shape {chunk.token_vectors.shape}, not (*, {model.token_dimension})"
         raise ValueError(message)
 
