@@ -22,7 +22,7 @@ from polymem.domain.model import (
     User,
     UserId,
 )
-from polymem.ports.storage import NewAccount
+from polymem.ports.directory import NewAccount
 
 AT = datetime(2025, 3, 1, 12, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polymem.domain.model import ModelIdentity
-from polymem.ports.storage import EmbeddedChunk
+from polymem.ports.changes import EmbeddedChunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,8 @@ class SearchIndex(Protocol):
     ) -> tuple[ArmHit, ...]:
         """The memories nearest to a unit vector by exact cosine of their best chunk, best first, ties by id.
 
-        Only vectors of `model` take part.
+        Only vectors of `model` take part. In a tenant too large to be compared whole, a few of the nearest may be
+        missed, and others stand in their place; the cosines told are exact all the same.
         """
         ...
 

@@ -11,8 +11,7 @@ import pytest
 from polymem.domain.model import ContentType, Memory, MemoryId, MemoryType, ModelIdentity, TenantId, Turn
 from polymem.domain.query import MemoryFilter
 from polymem.errors import StorageDamaged
-from polymem.ports.search import Evidence
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     Applied,
     Change,
     DeleteMemory,
@@ -23,6 +22,7 @@ from polymem.ports.storage import (
     SetEmbedding,
     UpdateMemory,
 )
+from polymem.ports.search import Evidence
 from polymem.storage.sqlite import index_records, search, vector_rows, vectors
 from polymem.storage.sqlite.evidence import read_evidence
 from polymem.storage.sqlite.index_records import Records

@@ -20,7 +20,7 @@ from polymem.errors import (
     StorageReadOnly,
     StorageUnavailable,
 )
-from polymem.ports.storage import Applied, IndexEntry, PutMemory
+from polymem.ports.changes import Applied, IndexEntry, PutMemory
 from polymem.storage.sqlite.driver import connect, storage_error
 from polymem.storage.sqlite.storage import DATABASE_FILE, SqliteStorage
 from samples import AT, account_of, memory_of

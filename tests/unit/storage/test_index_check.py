@@ -16,19 +16,18 @@ from polymem.domain.model import (
     ModelIdentity,
 )
 from polymem.errors import StorageDamaged
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     AddJob,
     Applied,
     DeleteMemory,
     EmbeddedChunk,
     Embedding,
-    Finding,
-    FindingKind,
     IndexEntry,
-    NewAccount,
     PutMemory,
     UpdateMemory,
 )
+from polymem.ports.directory import NewAccount
+from polymem.ports.storage import Finding, FindingKind
 from polymem.storage.sqlite.check import check
 from polymem.storage.sqlite.storage import DATABASE_FILE, SqliteStorage
 from samples import AT, account_of, job_of, memory_of

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from polymem.domain.model import ModelIdentity, SpaceId, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.errors import StorageDamaged, StorageUnavailable
-from polymem.ports.storage import EmbeddedChunk, Embedding, IndexEntry
+from polymem.ports.changes import EmbeddedChunk, Embedding, IndexEntry
 from polymem.storage.sqlite import index_documents, index_postings, lexical, vector_rows, vectors
 from polymem.storage.sqlite.connection import Database
 from polymem.storage.sqlite.index_arrays import sparse_nonzero
 from polymem.storage.sqlite.index_postings import Postings
 from polymem.storage.sqlite.index_rows import put_entry, remove_entry, set_embedding
-from polymem.storage.sqlite.index_terms import pack_terms
 from polymem.storage.sqlite.lexical import posted_frequencies
 from polymem.storage.sqlite.search import SqliteSearch
 from polymem.storage.sqlite.transaction import next_number
 from polymem.storage.sqlite.vector_rows import VectorRows, heavy_words
 from polymem.storage.sqlite.vectors import VectorIndexes
+from polymem.storage.terms import pack_terms
 
 Result = TypeVar("Result")
 

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from polymem.domain.model import ModelIdentity, SpaceId, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.errors import StorageDamaged
-from polymem.ports.storage import EmbeddedChunk, Embedding, IndexEntry
+from polymem.ports.changes import EmbeddedChunk, Embedding, IndexEntry
+from polymem.storage.entries import frequencies_of
+from polymem.storage.rows import microseconds
 from polymem.storage.sqlite.driver import connect
-from polymem.storage.sqlite.filters import microseconds, one_of, where_clause
+from polymem.storage.sqlite.filters import one_of, where_clause
 from polymem.storage.sqlite.index_arrays import with_room
 from polymem.storage.sqlite.index_rows import put_entry, remove_entry
-from polymem.storage.sqlite.index_terms import clip_counts, codes_of, pack_terms, term_code, unpack_terms
-from polymem.storage.sqlite.lexical import frequencies_of
 from polymem.storage.sqlite.migrate import migrate
+from polymem.storage.terms import clip_counts, codes_of, pack_terms, term_code, unpack_terms
 
 TENANT = TenantId("t")
 # What can be stored as text at all: lone surrogates are refused at the edge.

@@ -11,8 +11,8 @@ import pytest
 
 from polymem.domain.model import MemoryId
 from polymem.domain.query import MemoryFilter
+from polymem.ports.changes import DeleteMemory, IndexEntry, PutMemory, UpdateMemory
 from polymem.ports.search import ArmHit, WordsFound
-from polymem.ports.storage import DeleteMemory, IndexEntry, PutMemory, UpdateMemory
 from polymem.storage.sqlite import index_snapshots, vectors
 from polymem.storage.sqlite.index_documents import Documents
 from polymem.storage.sqlite.storage import DATABASE_FILE, SqliteStorage

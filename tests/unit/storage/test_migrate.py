@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from polymem.errors import StorageDamaged, StorageUnavailable
+from polymem.storage.schema import Migration
 from polymem.storage.sqlite import migrate as migrating
 from polymem.storage.sqlite.connection import Database
-from polymem.storage.sqlite.migrate import Migration, migrate, packaged_migrations
+from polymem.storage.sqlite.migrate import migrate, packaged_migrations
 
 FIRST = Migration(
     "0001_first", "-- a; comment\nCREATE TABLE a (x TEXT DEFAULT 'se;mi');\nINSERT INTO a VALUES ('1');\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from polymem.domain.model import Job, MemoryId
 from polymem.domain.query import MemoryFilter
-from polymem.ports.storage import AddJob, Deleted, DeleteMemory, IndexEntry, PutMemory
+from polymem.ports.changes import AddJob, Deleted, DeleteMemory, IndexEntry, PutMemory
 from polymem.storage.sqlite.storage import DATABASE_FILE, SqliteStorage
 from samples import AT, account_of, job_of, memory_of
 

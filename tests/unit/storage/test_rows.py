@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polymem.domain.model import JsonValue
-from polymem.storage.sqlite.filters import microseconds
-from polymem.storage.sqlite.rows import moment, to_json
+from polymem.storage.rows import microseconds, moment, to_json
 
 
 def test_json_is_written_in_one_way() -> None:

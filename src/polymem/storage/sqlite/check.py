@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from polymem.ports.storage import Finding, FindingKind
+from polymem.storage.findings import NAMED_AT_MOST, verdict
 from polymem.storage.sqlite.driver import connect, storage_error
-from polymem.storage.sqlite.index_check import NAMED_AT_MOST, check_entries, check_totals, verdict
+from polymem.storage.sqlite.index_check import check_entries, check_totals
 from polymem.storage.sqlite.index_rows import CHUNK_BYTES
 
 

@@ -7,18 +7,19 @@ from pathlib import Path
 
 from polymem.domain.model import Key, KeyId, Plan, Space, Tenant, TenantId, User, UserId
 from polymem.errors import Conflict, NotFound
-from polymem.ports.storage import Credentials, NewAccount
-from polymem.storage.sqlite.connection import Database
-from polymem.storage.sqlite.filters import microseconds
-from polymem.storage.sqlite.rows import (
+from polymem.ports.directory import Credentials, NewAccount
+from polymem.storage.rows import (
+    CREDENTIALS,
     KEY_COLUMNS,
     PLAN_COLUMNS,
     TENANT_COLUMNS,
     USER_COLUMNS,
     columns,
+    credentials_from_row,
     insert_into,
     key_from_row,
     key_row,
+    microseconds,
     plan_from_row,
     plan_row,
     space_row,
@@ -27,22 +28,13 @@ from polymem.storage.sqlite.rows import (
     user_from_row,
     user_row,
 )
+from polymem.storage.sqlite.connection import Database
 from polymem.storage.sqlite.space_changes import INSERT_SPACE
 from polymem.storage.sqlite.transaction import next_number
 
 _INSERT_TENANT = insert_into("tenants", ("tenant_no", *TENANT_COLUMNS))
 _INSERT_USER = insert_into("users", USER_COLUMNS)
 _INSERT_KEY = insert_into("keys", ("key_hash", *KEY_COLUMNS))
-_TO_TENANT = len(KEY_COLUMNS)
-_TO_USER = _TO_TENANT + len(TENANT_COLUMNS)
-_TO_PLAN = _TO_USER + len(USER_COLUMNS)
-_FIND_CREDENTIALS = (
-    f"SELECT {columns(KEY_COLUMNS, 'k')}, {columns(TENANT_COLUMNS, 't')},"
-    f" {columns(USER_COLUMNS, 'u')}, {columns(PLAN_COLUMNS, 'p')} FROM keys AS k"
-    " JOIN tenants AS t ON t.tenant_id = k.tenant_id"
-    " JOIN users AS u ON u.tenant_id = k.tenant_id AND u.user_id = k.user_id"
-    " JOIN plans AS p ON p.name = t.plan WHERE k.key_hash = ?"
-)
 
 
 class SqliteDirectory:
@@ -56,15 +48,8 @@ class SqliteDirectory:
         """What the key of this hash opens, or None when there is no such key."""
 
         def unit(connection: sqlite3.Connection) -> Credentials | None:
-            row = connection.execute(_FIND_CREDENTIALS, (key_hash,)).fetchone()
-            if row is None:
-                return None
-            return Credentials(
-                key=key_from_row(row[:_TO_TENANT]),
-                tenant=tenant_from_row(row[_TO_TENANT:_TO_USER]),
-                user=user_from_row(row[_TO_USER:_TO_PLAN]),
-                plan=plan_from_row(row[_TO_PLAN:]),
-            )
+            row = connection.execute(f"{CREDENTIALS} WHERE k.key_hash = ?", (key_hash,)).fetchone()
+            return None if row is None else credentials_from_row(row)
 
         return await self._database.read(unit)
 

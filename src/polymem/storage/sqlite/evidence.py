@@ -5,8 +5,6 @@ Both are the same. In memory stands all but the token vectors: they alone are re
 
 import sqlite3
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -14,14 +12,13 @@ from numpy.typing import NDArray
 
 from polymem.domain.model import MemoryId, MemoryType, ModelIdentity, TenantId
 from polymem.ports.search import Evidence
+from polymem.storage.entries import cut, frequencies_of, unit
+from polymem.storage.rows import moment
 from polymem.storage.sqlite.index_rows import find_model
-from polymem.storage.sqlite.index_terms import term_code, unpack_terms
-from polymem.storage.sqlite.lexical import frequencies_of, posted_frequencies
-from polymem.storage.sqlite.rows import moment
-from polymem.storage.sqlite.vector_rows import stored_rows, stored_token_counts, unit
+from polymem.storage.sqlite.lexical import posted_frequencies
+from polymem.storage.sqlite.vector_rows import stored_rows, stored_token_counts
 from polymem.storage.sqlite.vectors import Held
-
-Scalar = TypeVar("Scalar", np.float32, np.int8, np.int32)
+from polymem.storage.terms import term_code, unpack_terms
 
 _ENTRIES = (
     "SELECT m.memory_id, e.length, m.created_at, m.session_id, m.turn_role, m.turn_seq, m.superseded_by,"
@@ -78,8 +75,8 @@ def evidence_of(
     frequencies = posted_frequencies(held.postings, held.positions.astype(np.int32), terms)
     asked = [doc_no for doc_no, size in zip(held.doc_nos, held.rows.sizes, strict=True) if size]
     stored = dict(connection.execute(_TOKENS, (orjson.dumps(asked).decode(), held.tenant_no)).fetchall())
-    embeddings = _cut(unit(held.rows.rows.astype(np.float32)), held.rows.sizes)
-    chunks = _cut(held.rows.token_counts, held.rows.sizes)
+    embeddings = cut(unit(held.rows.rows.astype(np.float32)), held.rows.sizes)
+    chunks = cut(held.rows.token_counts, held.rows.sizes)
     return {
         memory_id: Evidence(
             frequencies=counted,
@@ -103,16 +100,10 @@ def evidence_of(
 def _embeddings(blobs: list[bytes], model: ModelIdentity) -> list[NDArray[np.float32]]:
     """The unit rows of each entry."""
     rows = unit(stored_rows(blobs, model.dimension).astype(np.float32))
-    return _cut(rows, [len(blob) // (2 * model.dimension) for blob in blobs])
+    return cut(rows, [len(blob) // (2 * model.dimension) for blob in blobs])
 
 
 def _of_chunks(token_counts: NDArray[np.int32], vectors: bytes, model: ModelIdentity) -> tuple[NDArray[np.int8], ...]:
     """The token vectors of each chunk."""
     rows = np.frombuffer(vectors, dtype=np.int8).reshape(-1, model.token_dimension)
-    return (rows,) if len(token_counts) == 1 else tuple(_cut(rows, token_counts.tolist()))
-
-
-def _cut(rows: NDArray[Scalar], sizes: Sequence[int]) -> list[NDArray[Scalar]]:
-    """The rows in parts of these sizes."""
-    ends = list(accumulate(sizes))
-    return [rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    return (rows,) if len(token_counts) == 1 else tuple(cut(rows, token_counts.tolist()))

@@ -1,15 +1,12 @@
 """A `MemoryFilter` as SQL over the table `memories`, shared by lists and by every recall arm."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
 
 import orjson
 
 from polymem.domain.model import TenantId
 from polymem.domain.query import MemoryFilter
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+from polymem.storage.conditions import comparisons, wanted_sets
 
 # Beyond this many values a set is handed over as one JSON text: SQLite bounds the parameters of a statement.
 _MAX_PLACEHOLDERS = 200
@@ -37,31 +34,16 @@ def where_clause(where: MemoryFilter, tenant_id: TenantId, *, tags_lead: bool = 
         conditions.append(condition)
         parameters.extend(values)
 
-    for column, wanted in (
-        ("m.space_id", where.spaces),
-        ("m.state", where.states),
-        ("m.memory_type", where.memory_types),
-        ("m.session_id", where.session_ids),
-    ):
-        if wanted is not None:
-            condition, values = one_of(column, wanted)
-            add(condition, *values)
+    for column, wanted in wanted_sets(where):
+        condition, values = one_of(f"m.{column}", wanted)
+        add(condition, *values)
     for tag in dict.fromkeys(where.tags):
         if tags_lead:
             add(_TAG_LEADS, tenant_id, tag)
         else:
             add(_TAG_IS_LOOKED_UP, tag)
-    for column, value in (("m.source", where.source), ("m.agent_id", where.agent_id)):
-        if value is not None:
-            add(f"{column} = ?", value)
-    for column, operator, moment in (
-        ("m.created_at", ">=", where.created_from_at),
-        ("m.created_at", "<", where.created_until_at),
-        ("m.updated_at", ">=", where.updated_from_at),
-        ("m.updated_at", "<", where.updated_until_at),
-    ):
-        if moment is not None:
-            add(f"{column} {operator} ?", microseconds(moment))
+    for column, operator, value in comparisons(where):
+        add(f"m.{column} {operator} ?", value)
     return " AND ".join(conditions), parameters
 
 
@@ -73,8 +55,3 @@ def one_of(column: str, wanted: Collection[str]) -> tuple[str, list[object]]:
     if len(values) > _MAX_PLACEHOLDERS:
         return f"{column} IN {_LISTED}", [orjson.dumps(values).decode()]
     return f"{column} IN ({', '.join('?' * len(values))})", list(values)
-
-
-def microseconds(moment: datetime) -> int:
-    """The stored form of a time: whole microseconds since 1970-01-01 UTC."""
-    return (moment - _EPOCH) // _MICROSECOND

@@ -1,18 +1,15 @@
 """The comparisons of `check` that take a program: what is packed into index entries, and the totals of tenants."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Final
+from collections.abc import Iterator
 
 import numpy as np
 
 from polymem.errors import StorageDamaged
 from polymem.ports.storage import Finding, FindingKind
+from polymem.storage.findings import verdict
 from polymem.storage.sqlite.index_rows import CHUNK_BYTES
-from polymem.storage.sqlite.index_terms import unpack_terms
-
-NAMED_AT_MOST: Final = 5
+from polymem.storage.terms import unpack_terms
 
 _ENTRIES = (
     "SELECT coalesce('memory ' || m.memory_id, 'document ' || e.doc_no), e.length, e.terms, e.counts, e.chunks,"
@@ -26,15 +23,6 @@ _TOTALS = (
     " OR n.terms_total <> (SELECT coalesce(sum(e.length), 0) FROM index_entries AS e WHERE e.tenant_no = n.tenant_no)"
     " ORDER BY n.tenant_id"
 )
-
-
-def verdict(kind: FindingKind, subject: str, compared: int, differing: Iterable[str]) -> Finding:
-    """A finding on `subject`, a sentence of what should hold; when something differs it names the first ones."""
-    named = list(islice(differing, NAMED_AT_MOST + 1))
-    if not named:
-        return Finding(kind=kind, is_ok=True, compared=compared, message=subject)
-    listed = ", ".join(named[:NAMED_AT_MOST]) + (" and more" if len(named) > NAMED_AT_MOST else "")
-    return Finding(kind=kind, is_ok=False, compared=compared, message=f"not so: {subject}: {listed}")
 
 
 def check_entries(connection: sqlite3.Connection) -> Iterator[Finding]:

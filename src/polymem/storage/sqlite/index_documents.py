@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from polymem.domain.model import MemoryId, MemoryType, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.errors import StorageDamaged
-from polymem.storage.sqlite.filters import microseconds, where_clause
+from polymem.storage.rows import microseconds
+from polymem.storage.sqlite.filters import where_clause
 from polymem.storage.sqlite.index_arrays import with_room
 from polymem.storage.sqlite.index_postings import Postings
 from polymem.storage.sqlite.index_records import Records

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polymem.storage.sqlite.index_arrays import with_room
-from polymem.storage.sqlite.index_terms import clip_counts, codes_of, unpack_terms
+from polymem.storage.terms import clip_counts, codes_of, unpack_terms
 
 # A segment is merged with the one before it while that is less than so many times as large, up to the largest size:
 # a merge sorts all postings of both, 0.14 s for a million on one core.

@@ -14,8 +14,9 @@ import numpy as np
 
 from polymem.domain.model import ModelIdentity, TenantId
 from polymem.errors import StorageDamaged
-from polymem.ports.storage import EmbeddedChunk, Embedding, IndexEntry
-from polymem.storage.sqlite.index_terms import pack_terms
+from polymem.ports.changes import Embedding, IndexEntry
+from polymem.storage.entries import check_shapes
+from polymem.storage.terms import pack_terms
 
 # Start, end and number of tokens of one chunk, four bytes each.
 CHUNK_BYTES: Final = 12
@@ -91,7 +92,7 @@ def _vectors(connection: sqlite3.Connection, embedding: Embedding | None) -> tup
         return None, 0, b"", b""
     places, rows = [], []
     for chunk in embedding.chunks:
-        _check_shapes(chunk, embedding.model)
+        check_shapes(chunk, embedding.model)
         places.append((chunk.start, chunk.end, len(chunk.token_vectors)))
         rows.append(chunk.embedding.astype("<f2").tobytes())
     number = _number_model(connection, embedding.model)
@@ -108,15 +109,6 @@ def _put_tokens(connection: sqlite3.Connection, tenant_no: int, doc_no: int, emb
 
 def _drop_tokens(connection: sqlite3.Connection, tenant_no: int, doc_no: int) -> None:
     connection.execute("DELETE FROM token_vectors WHERE tenant_no = ? AND doc_no = ?", (tenant_no, doc_no))
-
-
-def _check_shapes(chunk: EmbeddedChunk, model: ModelIdentity) -> None:
-    if chunk.embedding.shape != (model.dimension,):
-        message = f"an embedding has the shape {chunk.embedding.shape}, its model the dimension {model.dimension}"
-        raise ValueError(message)
-    if chunk.token_vectors.ndim != 2 or chunk.token_vectors.shape[1] != model.token_dimension:  # noqa: PLR2004 - rows and columns
-        message = f"token vectors have the shape {chunk.token_vectors.shape}, not (*, {model.token_dimension})"
-        raise ValueError(message)
 
 
 def _number_model(connection: sqlite3.Connection, model: ModelIdentity) -> int:

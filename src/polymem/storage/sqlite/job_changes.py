@@ -4,10 +4,10 @@ import sqlite3
 from typing import Final, assert_never
 
 from polymem.domain.model import Job, JobId, JobState, TenantId
-from polymem.ports.storage import AddJob, FenceLost, FinishJob, Outcome, ProgressJob, Stored, Updated
-from polymem.storage.sqlite.filters import microseconds
-from polymem.storage.sqlite.rows import JOB_COLUMNS, insert_into, job_row, to_json
-from polymem.storage.sqlite.transaction import Refused, Transaction, next_number
+from polymem.ports.changes import AddJob, FenceLost, FinishJob, Outcome, ProgressJob, Stored, Updated
+from polymem.storage.outcomes import Refused
+from polymem.storage.rows import JOB_COLUMNS, insert_into, job_row, microseconds, to_json
+from polymem.storage.sqlite.transaction import Transaction, next_number
 
 _INSERT = insert_into("jobs", JOB_COLUMNS)
 _SEQUENCE = JOB_COLUMNS.index("sequence")

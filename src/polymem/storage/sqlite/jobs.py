@@ -1,15 +1,15 @@
 """The dispatch of jobs to workers, across tenants: claims with a lease and a fence, and how they end."""
 
 import sqlite3
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from polymem.domain.model import Job, JobId, JobKind, JobState, TenantId
-from polymem.ports.storage import JobCounts
+from polymem.ports.queue import JobCounts
+from polymem.storage.rows import JOB_COLUMNS, columns, job_from_row, microseconds
 from polymem.storage.sqlite.connection import Database
-from polymem.storage.sqlite.filters import microseconds
 from polymem.storage.sqlite.job_changes import UNFINISHED, dispatch, dispatch_next, take_off
-from polymem.storage.sqlite.rows import JOB_COLUMNS, columns, job_from_row
 
 _DELETED_PER_UNIT = 1000
 
@@ -54,6 +54,9 @@ class SqliteJobQueue:
             return job_from_row(row)
 
         return await self._database.write(unit)
+
+    def on_added(self, wake: Callable[[], None]) -> None:
+        """Never called: the process that owns the data directory is the only one that serves."""
 
     async def extend(self, tenant_id: TenantId, job_id: JobId, *, fence: int, lease_until_at: datetime) -> bool:
         """The lease ends later; False when the fence is no longer the holder's."""

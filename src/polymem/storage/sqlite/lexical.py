@@ -11,20 +11,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from polymem.domain.scoring import BM25_B, BM25_K1, idf
+from polymem.domain.scoring import BM25_K1, idf
 from polymem.storage.sqlite.index_postings import PostingList, PostingsView
 
 # Reading a million postings takes some 10 ms on one core.
 MAX_POSTINGS: Final = 1_000_000
 # Of very common terms, the memories that they add to: those that the rarer terms put first.
 MAX_PROMISING: Final = 4096
-
-
-def bm25_norms(lengths: NDArray[np.int32], average_length: float) -> NDArray[np.float32]:
-    """What BM25 adds to the count of a term under the line, for each memory."""
-    relative = lengths / np.float32(max(average_length, 1.0))
-    norms: NDArray[np.float32] = (BM25_K1 * (1.0 - BM25_B + BM25_B * relative)).astype(np.float32)
-    return norms
 
 
 def documents_in(lists: Sequence[PostingList]) -> int:
@@ -115,21 +108,4 @@ def posted_frequencies(
                 held = held[~np.isin(positions[held], each.gone)]
             for owner, count in zip(held.tolist(), each.counts[places[held]].tolist(), strict=True):
                 found[owner][term] = count
-    return found
-
-
-def frequencies_of(
-    codes: NDArray[np.uint64], counts: NDArray[np.uint32], sizes: NDArray[np.int64], terms: Mapping[int, str]
-) -> list[dict[str, int]]:
-    """For each of the entries, one after another in the arrays, how often it holds each of the terms it holds."""
-    found: list[dict[str, int]] = [{} for _ in sizes]
-    if not terms or not len(codes):
-        return found
-    asked = np.sort(np.array(list(terms), dtype=np.uint64))
-    places = np.searchsorted(asked, codes)
-    places[places == len(asked)] = 0
-    held = np.flatnonzero(asked[places] == codes)
-    owners = np.repeat(np.arange(len(sizes)), sizes)[held]
-    for owner, code, count in zip(owners.tolist(), codes[held].tolist(), counts[held].tolist(), strict=True):
-        found[owner][terms[code]] = count
     return found

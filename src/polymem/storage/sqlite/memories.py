@@ -16,32 +16,31 @@ from polymem.domain.model import (
     MemoryId,
     MemoryVersion,
     ModelIdentity,
-    Role,
     Space,
     SpaceId,
     TenantId,
     UserId,
 )
 from polymem.domain.query import ListOrder, MemoryFilter, MemoryPage
-from polymem.ports.storage import Change, CommitResult
-from polymem.storage.sqlite.commit import Commit, run_commit
-from polymem.storage.sqlite.connection import Database
-from polymem.storage.sqlite.filters import one_of
-from polymem.storage.sqlite.index_rows import find_model
-from polymem.storage.sqlite.memory_lists import list_page, list_turns
-from polymem.storage.sqlite.rows import (
+from polymem.ports.changes import Change, CommitResult, SessionEnd
+from polymem.storage.outcomes import Commit, Refused
+from polymem.storage.rows import (
     JOB_COLUMNS,
     MEMORY_COLUMNS,
     SPACE_COLUMNS,
     columns,
     job_from_row,
-    memory_from_body,
+    membership_of,
     memory_from_row,
-    moment,
     space_from_row,
     to_json,
+    version_from_row,
 )
-from polymem.storage.sqlite.transaction import Refused
+from polymem.storage.sqlite.commit import run_commit
+from polymem.storage.sqlite.connection import Database
+from polymem.storage.sqlite.filters import one_of
+from polymem.storage.sqlite.index_rows import find_model
+from polymem.storage.sqlite.memory_lists import last_seq, list_page, list_turns
 
 _MEMORY = columns(MEMORY_COLUMNS, "m")
 _KNOWN_IDENTITIES = (
@@ -71,6 +70,7 @@ class SqliteTenantStore:
         now: datetime,
         idempotency: IdempotencyClaim | None = None,
         max_memories: int | None = None,
+        ends_at: SessionEnd | None = None,
     ) -> CommitResult:
         """All changes are durable, or none is and the result says why."""
         commit = Commit(
@@ -79,6 +79,7 @@ class SqliteTenantStore:
             now=now,
             idempotency=idempotency,
             max_memories=max_memories,
+            ends_at=ends_at,
         )
         try:
             return await self._database.write(lambda connection: run_commit(connection, commit))
@@ -134,12 +135,7 @@ class SqliteTenantStore:
                 f" WHERE m.tenant_id = ? AND m.memory_id = ? AND {in_spaces} ORDER BY v.revision DESC",
                 (self._tenant_id, memory_id, *space_ids),
             )
-            return tuple(
-                MemoryVersion(
-                    memory=memory_from_body(body), replaced_at=moment(at), replaced_by=replaced_by, reason=reason
-                )
-                for body, at, replaced_by, reason in rows
-            )
+            return tuple(version_from_row(row) for row in rows)
 
         return await self._database.read(unit)
 
@@ -155,16 +151,7 @@ class SqliteTenantStore:
 
     async def last_seq(self, session_id: str, space_id: SpaceId) -> int | None:
         """The highest seq among the turns of a session in a space, or None when it has no turn there."""
-
-        def unit(connection: sqlite3.Connection) -> int | None:
-            (highest,) = connection.execute(
-                "SELECT max(turn_seq) FROM memories"
-                " WHERE tenant_id = ? AND session_id = ? AND space_id = ? AND turn_seq IS NOT NULL",
-                (self._tenant_id, session_id, space_id),
-            ).fetchone()
-            return None if highest is None else int(highest)
-
-        return await self._database.read(unit)
+        return await self._database.read(lambda connection: last_seq(connection, self._tenant_id, session_id, space_id))
 
     async def known_identities(self, identities: Sequence[str]) -> frozenset[str]:
         """Those of these identities that a memory has, or that were forgotten."""
@@ -218,7 +205,7 @@ class SqliteTenantStore:
                 " WHERE s.tenant_id = ? ORDER BY s.created_at, s.space_id",
                 (user_id, self._tenant_id),
             )
-            return tuple((space_from_row(row), _membership(row[0], user_id, row[-1])) for row in rows)
+            return tuple((space_from_row(row), membership_of(row[0], user_id, row[-1])) for row in rows)
 
         return await self._database.read(unit)
 
@@ -255,7 +242,3 @@ class SqliteTenantStore:
             return 0 if row is None else int(row[0])
 
         return await self._database.read(unit)
-
-
-def _membership(space_id: str, user_id: UserId, role: str | None) -> Membership | None:
-    return None if role is None else Membership(space_id=SpaceId(space_id), user_id=user_id, role=Role(role))

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from polymem.domain.model import Memory, MemoryId
 from polymem.errors import NotFound
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     AlreadyDeleted,
     Deleted,
     DeleteMemory,
@@ -23,10 +23,11 @@ from polymem.ports.storage import (
     Updated,
     UpdateMemory,
 )
+from polymem.storage.outcomes import Refused
+from polymem.storage.rows import MEMORY_COLUMNS, columns, insert_into, memory_row, version_body
 from polymem.storage.sqlite.filters import one_of
 from polymem.storage.sqlite.index_rows import put_entry, remove_entry, replace_entry, set_embedding
-from polymem.storage.sqlite.rows import MEMORY_COLUMNS, columns, insert_into, memory_row, version_body
-from polymem.storage.sqlite.transaction import Refused, Transaction, next_number
+from polymem.storage.sqlite.transaction import Transaction, next_number
 
 _INSERT = insert_into("memories", ("tenant_id", "doc_no", "identity", "change_no", *MEMORY_COLUMNS))
 _UPDATE = (

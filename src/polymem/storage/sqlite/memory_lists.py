@@ -2,12 +2,13 @@
 
 import sqlite3
 from collections.abc import Iterable
-from typing import Final, assert_never
+from typing import Final
 
 from polymem.domain.model import Memory, SpaceId, TenantId
 from polymem.domain.query import ListOrder, MemoryFilter, MemoryPage
+from polymem.storage.conditions import order_column
+from polymem.storage.rows import MEMORY_COLUMNS, columns, memory_from_row
 from polymem.storage.sqlite.filters import one_of, where_clause
-from polymem.storage.sqlite.rows import MEMORY_COLUMNS, columns, memory_from_row
 
 _MEMORY = columns(MEMORY_COLUMNS, "m")
 
@@ -28,7 +29,7 @@ def list_page(
     if _passes_nothing(where):
         return MemoryPage(memories=(), total=0)
     source, condition, parameters = _rows_that_pass(connection, tenant_id, where)
-    column = _order_column(order)
+    column = order_column(order)
     (total,) = connection.execute(f"SELECT count(*) FROM {source} WHERE {condition}", parameters).fetchone()
     # The page is picked from narrow rows, mostly the index alone; only then are its texts read.
     rows = connection.execute(
@@ -59,6 +60,16 @@ def list_turns(
         for session_id in sorted(set(session_ids))
         for row in connection.execute(statement, (tenant_id, session_id, *space_ids, limit_per_session))
     )
+
+
+def last_seq(connection: sqlite3.Connection, tenant_id: TenantId, session_id: str, space_id: SpaceId) -> int | None:
+    """The highest seq among the turns of a session in a space, or None when it has no turn there."""
+    (highest,) = connection.execute(
+        "SELECT max(turn_seq) FROM memories"
+        " WHERE tenant_id = ? AND session_id = ? AND space_id = ? AND turn_seq IS NOT NULL",
+        (tenant_id, session_id, space_id),
+    ).fetchone()
+    return None if highest is None else int(highest)
 
 
 def _passes_nothing(where: MemoryFilter) -> bool:
@@ -93,13 +104,3 @@ def _count_up_to_rare(connection: sqlite3.Connection, tenant_id: TenantId, tag: 
         (tenant_id, tag, _RARE_TAG),
     ).fetchone()
     return int(row[0])
-
-
-def _order_column(order: ListOrder) -> str:
-    match order:
-        case ListOrder.UPDATED_NEWEST:
-            return "updated_at"
-        case ListOrder.CREATED_NEWEST:
-            return "created_at"
-        case _:
-            assert_never(order)

@@ -1,15 +1,13 @@
 """The schema of a database file is this program's: numbered migrations, forward only, each applied once."""
 
-import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from polymem.errors import StorageDamaged, StorageUnavailable
+from polymem.storage.schema import Migration, lacking, migrations_in
 from polymem.storage.sqlite.driver import OLDEST_SQLITE, connect, storage_error
 
 # "pmem" in ASCII: marks the file as ours, for `file` and for us.
@@ -24,29 +22,9 @@ CREATE TABLE migrations (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One step of the schema; `name` starts with its four-digit number."""
-
-    name: str
-    sql: str
-
-    @property
-    def number(self) -> int:
-        """Its place in the order, from 1."""
-        return int(self.name.partition("_")[0])
-
-    @property
-    def sha256(self) -> str:
-        """What it must still say wherever it was applied."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
-
-
 def packaged_migrations() -> tuple[Migration, ...]:
     """The migrations that this program brings, in order."""
-    folder = resources.files("polymem.storage.sqlite.migrations")
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return tuple(Migration(file.name.removesuffix(".sql"), file.read_text(encoding="utf-8")) for file in files)
+    return migrations_in("polymem.storage.sqlite.migrations")
 
 
 def migrate(path: Path, migrations: Sequence[Migration] | None = None) -> None:
@@ -79,15 +57,7 @@ def _applied_count(connection: sqlite3.Connection, known: Sequence[Migration]) -
     if application_id != APPLICATION_ID or "migrations" not in tables:
         raise StorageDamaged("the database file belongs to another program")
     applied = connection.execute("SELECT number, name, sha256 FROM migrations ORDER BY number").fetchall()
-    for place, (number, name, sha256) in enumerate(applied):
-        if place >= len(known):
-            raise StorageDamaged(f"the database was written by a newer polymem (migration {name}); upgrade polymem")
-        expected = known[place]
-        if (number, name) != (expected.number, expected.name):
-            raise StorageDamaged(f"the database has migration {name} where this polymem has {expected.name}")
-        if sha256 != expected.sha256:
-            raise StorageDamaged(f"migration {name} was changed after the database was made")
-    return len(applied)
+    return len(known) - len(lacking(applied, known))
 
 
 def _apply_next(connection: sqlite3.Connection, known: Sequence[Migration]) -> None:

@@ -7,15 +7,12 @@ from typing import assert_never
 
 from polymem.domain.model import Membership, SpaceId, SpaceKind
 from polymem.errors import NotFound
-from polymem.ports.storage import AddSpace, Audit, Duplicate, Outcome, SetMember, Stored, Updated
-from polymem.storage.sqlite.filters import microseconds
-from polymem.storage.sqlite.rows import SPACE_COLUMNS, insert_into, space_row
+from polymem.ports.changes import AddSpace, Audit, Duplicate, Outcome, SetMember, Stored, Updated
+from polymem.storage.rows import AUDIT_COLUMNS, SPACE_COLUMNS, audit_row, insert_into, space_row
 from polymem.storage.sqlite.transaction import Transaction
 
 INSERT_SPACE = insert_into("spaces", ("tenant_id", *SPACE_COLUMNS))
-_INSERT_AUDIT = insert_into(
-    "audit_log", ("tenant_id", "change_no", "entry_no", "at", "user_id", "key_id", "action", "target", "request_id")
-)
+_INSERT_AUDIT = insert_into("audit_log", ("tenant_id", "change_no", "entry_no", *AUDIT_COLUMNS))
 
 
 def change_space(transaction: Transaction, change: AddSpace | SetMember) -> Outcome:
@@ -32,20 +29,8 @@ def change_space(transaction: Transaction, change: AddSpace | SetMember) -> Outc
 def append_audit(transaction: Transaction, entry: Audit) -> Stored:
     """The entry stands in the tenant's audit log, under the commit's number and its place in the commit."""
     transaction.audit_entries += 1
-    transaction.connection.execute(
-        _INSERT_AUDIT,
-        (
-            transaction.tenant_id,
-            transaction.change_no,
-            transaction.audit_entries,
-            microseconds(entry.at),
-            entry.user_id,
-            entry.key_id,
-            entry.action,
-            entry.target,
-            entry.request_id,
-        ),
-    )
+    place = (transaction.change_no, transaction.audit_entries)
+    transaction.connection.execute(_INSERT_AUDIT, (transaction.tenant_id, *place, *audit_row(entry)))
     return Stored(f"{transaction.change_no}.{transaction.audit_entries}")
 
 

@@ -12,10 +12,12 @@ from typing import Final
 from polymem.domain.model import TenantId
 from polymem.errors import StorageDamaged, StorageFull, StorageReadOnly, StorageUnavailable
 from polymem.ports.storage import Finding
+from polymem.storage.copies import UNFINISHED_COPY
+from polymem.storage.rows import microseconds
+from polymem.storage.sqlite.buckets import LocalBuckets
 from polymem.storage.sqlite.check import check
 from polymem.storage.sqlite.connection import Database
 from polymem.storage.sqlite.directory import SqliteDirectory
-from polymem.storage.sqlite.filters import microseconds
 from polymem.storage.sqlite.index_snapshots import Snapshots, known_stamp
 from polymem.storage.sqlite.jobs import SqliteJobQueue, end_leases
 from polymem.storage.sqlite.lock import DirectoryLock, directory_error
@@ -43,6 +45,7 @@ class SqliteStorage:
         self._vectors = VectorIndexes(database, max_bytes=vector_bytes, snapshots=self._snapshots)
         self._directory = SqliteDirectory(database)
         self._jobs = SqliteJobQueue(database)
+        self._buckets = LocalBuckets()
 
     @classmethod
     async def open(
@@ -67,6 +70,11 @@ class SqliteStorage:
                 lock.release()
             raise
         storage = cls(database, lock, vector_bytes=vector_bytes)
+        try:
+            await database.read(require_whole)
+        except BaseException:
+            await storage.close()
+            raise
         if owns_directory:
             # The lock proves that no other worker lives: what one held when it died need not wait for its lease.
             await database.write(end_leases)
@@ -81,6 +89,11 @@ class SqliteStorage:
     def jobs(self) -> SqliteJobQueue:
         """The dispatch of jobs."""
         return self._jobs
+
+    @property
+    def buckets(self) -> LocalBuckets:
+        """The buckets of the rate limits: this process's own, for no other one serves from the directory."""
+        return self._buckets
 
     def search(self, tenant_id: TenantId) -> SqliteSearch:
         """The index of this tenant."""
@@ -117,6 +130,9 @@ class SqliteStorage:
         """Nothing of what was deleted can be read from the files any more."""
         await purge(self._database, self._snapshots)
 
+    async def tend(self) -> None:
+        """Nothing is to do: the index in memory suits every size."""
+
     async def close(self) -> None:
         """What was accepted is durable, the file is closed, the directory is free; closing twice is harmless."""
         if self._lock is not None and not self._is_closed:
@@ -133,8 +149,20 @@ class SqliteStorage:
             await self._database.write(partial(known_stamp, tenant_id=tenant_id, stamp=stamp))
 
 
+def require_whole(connection: sqlite3.Connection) -> None:
+    """The database is no unfinished copy. Raises `StorageDamaged`."""
+    if connection.execute("SELECT 1 FROM copies").fetchone() is not None:
+        raise StorageDamaged(UNFINISHED_COPY)
+
+
 def _prepare(data_dir: Path, *, owns_directory: bool) -> DirectoryLock | None:
     """The directory is there, ours to write, readable by no other user, and locked when we are to own it."""
+    make_private(data_dir)
+    return DirectoryLock.acquire(data_dir) if owns_directory else None
+
+
+def make_private(data_dir: Path) -> None:
+    """The directory and its database file are there, ours to write, readable by no other user."""
     try:
         data_dir.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
     except OSError as error:
@@ -146,4 +174,3 @@ def _prepare(data_dir: Path, *, owns_directory: bool) -> DirectoryLock | None:
         (data_dir / DATABASE_FILE).touch(mode=_PRIVATE_FILE)
     except OSError as error:
         raise directory_error(error, data_dir) from error
-    return DirectoryLock.acquire(data_dir) if owns_directory else None

@@ -4,7 +4,6 @@ import sqlite3
 from dataclasses import dataclass
 
 from polymem.domain.model import TenantId
-from polymem.ports.storage import FenceLost, KeyReused, OverQuota, Replayed, RevisionMoved
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,14 +17,6 @@ class Transaction:
     now: int
     memories_added: int = 0
     audit_entries: int = 0
-
-
-class Refused(Exception):
-    """The commit must be rolled back and answered with `result`."""
-
-    def __init__(self, result: Replayed | RevisionMoved | FenceLost | KeyReused | OverQuota) -> None:
-        super().__init__(type(result).__name__)
-        self.result = result
 
 
 def next_number(connection: sqlite3.Connection, counter: str) -> int:

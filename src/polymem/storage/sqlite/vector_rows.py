@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from polymem.domain.model import TenantId
 from polymem.errors import StorageDamaged
+from polymem.storage.entries import unit
 from polymem.storage.sqlite.index_arrays import sparse_nonzero, with_room
 from polymem.storage.sqlite.index_documents import BATCH_ROWS, Documents
 from polymem.storage.sqlite.index_rows import CHUNK_BYTES
@@ -28,8 +29,6 @@ _TOUCHED = (
     "SELECT doc_no FROM memories WHERE tenant_id = ?1 AND change_no > ?2"
     " UNION ALL SELECT doc_no FROM tombstones WHERE tenant_id = ?1 AND change_no > ?2"
 )
-
-_SMALLEST_NORM = 1e-12
 
 # Up to so many rows the cosine of each is computed: 1.2 ms on one core; beyond it, that of the candidates alone.
 EXACT_ROWS: Final = 32_768
@@ -324,13 +323,6 @@ def stored_token_counts(chunks: list[bytes]) -> NDArray[np.int32]:
     if any(len(each) % CHUNK_BYTES for each in chunks):
         raise StorageDamaged("the chunks of an index entry are damaged")
     return np.frombuffer(b"".join(chunks), dtype="<i4").reshape(-1, 3)[:, 2]
-
-
-def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The rows at unit length."""
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, np.newaxis]
-    scaled: NDArray[np.float32] = rows / np.maximum(norms, np.float32(_SMALLEST_NORM))
-    return scaled
 
 
 def heavy_words(vector: NDArray[np.float32]) -> NDArray[np.uint64]:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from polymem.domain.model import MemoryId, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.ports.search import ArmHit
+from polymem.storage.entries import unit
 from polymem.storage.sqlite.filters import where_clause
 from polymem.storage.sqlite.index_documents import BATCH_ROWS
-from polymem.storage.sqlite.vector_rows import stored_rows, unit
+from polymem.storage.sqlite.vector_rows import stored_rows
 
 _OF_ALL = (
     "SELECT m.memory_id, e.embeddings FROM memories AS m"

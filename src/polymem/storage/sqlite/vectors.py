@@ -24,11 +24,11 @@ from polymem.domain.model import MemoryId, ModelIdentity, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.errors import StorageUnavailable
 from polymem.ports.search import ArmHit
+from polymem.storage.entries import bm25_norms
 from polymem.storage.sqlite.index_documents import Documents, Told
 from polymem.storage.sqlite.index_postings import PostingsView
 from polymem.storage.sqlite.index_rows import find_model
 from polymem.storage.sqlite.index_snapshots import FEWEST_MEMORIES, Snapshots
-from polymem.storage.sqlite.lexical import bm25_norms
 from polymem.storage.sqlite.vector_rows import HeldRows, RowsView, VectorRows
 
 # One tenant of a million memories takes 1.2 GB.

@@ -278,3 +278,21 @@ CREATE TABLE audit_log (
   request_id  TEXT NOT NULL,
   PRIMARY KEY (tenant_id, change_no, entry_no)
 ) STRICT;
+
+-- The copy (`polymem copy`) that this database is the unfinished destination of, from the database `source` names; no
+-- server opens it while there is a row. A table of a tenant is copied up to the key in `after_key` (a JSON list), or all
+-- of it; digest: the sum of the hashes of its rows so far, hexadecimal.
+CREATE TABLE copies (
+  copy_id  TEXT PRIMARY KEY,
+  source   TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE copy_marks (
+  tenant_id   TEXT NOT NULL,
+  table_name  TEXT NOT NULL,
+  after_key   TEXT,
+  row_count   INTEGER NOT NULL,
+  digest      TEXT NOT NULL,
+  is_done     INTEGER NOT NULL,
+  PRIMARY KEY (tenant_id, table_name)
+) STRICT;

@@ -54,13 +54,15 @@ def unpack_terms(
     total = int(sizes.sum())
     if len(packed) != total * CODE_BYTES:
         raise StorageDamaged("the terms of an index entry are damaged")
-    counted = b"".join([counts for _, counts in stored])
-    counts = (
-        np.frombuffer(counted, dtype="<u1").astype(np.uint32)
-        if len(counted) == total
-        else np.concatenate([_counts(blob, size) for (_, blob), size in zip(stored, sizes.tolist(), strict=True)])
-    )
-    return np.frombuffer(packed, dtype="<u8"), counts, sizes
+    return np.frombuffer(packed, dtype="<u8"), unpack_counts([counts for _, counts in stored], sizes), sizes
+
+
+def unpack_counts(stored: Sequence[bytes], sizes: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """The counts of entries of so many codes, one after another. Raises `StorageDamaged`."""
+    counted = b"".join(stored)
+    if len(counted) == int(sizes.sum()):
+        return np.frombuffer(counted, dtype="<u1").astype(np.uint32)
+    return np.concatenate([_counts(blob, size) for blob, size in zip(stored, sizes.tolist(), strict=True)])
 
 
 def clip_counts(counts: NDArray[np.uint32]) -> NDArray[np.uint16]:

@@ -1,4 +1,4 @@
-"""Rows as domain values and back: one place that knows the columns and how each value is written."""
+"""Rows as domain values and back: the columns that every storage has, and how each value is written in them."""
 
 import json
 from collections.abc import Mapping
@@ -14,11 +14,14 @@ from polymem.domain.model import (
     JsonValue,
     Key,
     KeyId,
+    Membership,
     Memory,
     MemoryId,
     MemoryState,
     MemoryType,
+    MemoryVersion,
     Plan,
+    Role,
     Scope,
     Space,
     SpaceId,
@@ -29,9 +32,11 @@ from polymem.domain.model import (
     User,
     UserId,
 )
-from polymem.storage.sqlite.filters import microseconds
+from polymem.ports.changes import Audit
+from polymem.ports.directory import Credentials
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 # One row as the driver gives it: its columns are typed by the schema, which is STRICT.
 Row = tuple[Any, ...]
@@ -43,9 +48,14 @@ def columns(names: tuple[str, ...], alias: str = "") -> str:
     return ", ".join(prefix + name for name in names)
 
 
-def insert_into(table: str, names: tuple[str, ...]) -> str:
-    """The statement that inserts one row of these columns."""
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+def insert_into(table: str, names: tuple[str, ...], *, mark: str = "?") -> str:
+    """The statement that inserts one row of these columns; `mark` stands where the driver puts a value."""
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))})"
+
+
+def microseconds(moment: datetime) -> int:
+    """The stored form of a time: whole microseconds since 1970-01-01 UTC."""
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def moment(stored: int) -> datetime:
@@ -177,6 +187,14 @@ def memory_from_body(body: str) -> Memory:
     return memory_from_row(tuple(values[name] for name in MEMORY_COLUMNS))
 
 
+def version_from_row(row: Row) -> MemoryVersion:
+    """The earlier state of a row of body, replaced_at, replaced_by and reason."""
+    body, replaced_at, replaced_by, reason = row
+    return MemoryVersion(
+        memory=memory_from_body(body), replaced_at=moment(replaced_at), replaced_by=replaced_by, reason=reason
+    )
+
+
 # --- tenants, users, keys, plans, spaces -----------------------------------------------------------------
 
 PLAN_COLUMNS: Final = ("name", "requests_per_minute", "burst", "max_memories")
@@ -209,7 +227,7 @@ def plan_from_row(row: Row) -> Plan:
 
 def tenant_row(tenant: Tenant) -> Row:
     """The tenant's values in the order of `TENANT_COLUMNS`."""
-    return (tenant.id, tenant.name, tenant.plan, int(tenant.is_active), microseconds(tenant.created_at))
+    return (tenant.id, tenant.name, tenant.plan, tenant.is_active, microseconds(tenant.created_at))
 
 
 def tenant_from_row(row: Row) -> Tenant:
@@ -235,7 +253,7 @@ def user_from_row(row: Row) -> User:
 
 def space_row(space: Space) -> Row:
     """The space's values in the order of `SPACE_COLUMNS`."""
-    return (space.id, space.kind.value, space.name, int(space.is_restricted), microseconds(space.created_at))
+    return (space.id, space.kind.value, space.name, space.is_restricted, microseconds(space.created_at))
 
 
 def space_from_row(row: Row) -> Space:
@@ -247,6 +265,11 @@ def space_from_row(row: Row) -> Space:
         is_restricted=bool(row[3]),
         created_at=moment(row[4]),
     )
+
+
+def membership_of(space_id: str, user_id: UserId, role: str | None) -> Membership | None:
+    """The user's place in a space, None without a role."""
+    return None if role is None else Membership(space_id=SpaceId(space_id), user_id=user_id, role=Role(role))
 
 
 def key_row(key: Key) -> Row:
@@ -278,6 +301,38 @@ def key_from_row(row: Row) -> Key:
         created_at=moment(row[7]),
         expires_at=optional_moment(row[8]),
         revoked_at=optional_moment(row[9]),
+    )
+
+
+AUDIT_COLUMNS: Final = ("at", "user_id", "key_id", "action", "target", "request_id")
+
+
+def audit_row(entry: Audit) -> Row:
+    """The entry's values in the order of `AUDIT_COLUMNS`."""
+    return (microseconds(entry.at), entry.user_id, entry.key_id, entry.action, entry.target, entry.request_id)
+
+
+_TO_TENANT = len(KEY_COLUMNS)
+_TO_USER = _TO_TENANT + len(TENANT_COLUMNS)
+_TO_PLAN = _TO_USER + len(USER_COLUMNS)
+
+# What a key `k` opens: its own columns, then those of tenant, user and plan.
+CREDENTIALS: Final = (
+    f"SELECT {columns(KEY_COLUMNS, 'k')}, {columns(TENANT_COLUMNS, 't')},"
+    f" {columns(USER_COLUMNS, 'u')}, {columns(PLAN_COLUMNS, 'p')} FROM keys AS k"
+    " JOIN tenants AS t ON t.tenant_id = k.tenant_id"
+    " JOIN users AS u ON u.tenant_id = k.tenant_id AND u.user_id = k.user_id"
+    " JOIN plans AS p ON p.name = t.plan"
+)
+
+
+def credentials_from_row(row: Row) -> Credentials:
+    """The credentials of a row of `CREDENTIALS`."""
+    return Credentials(
+        key=key_from_row(row[:_TO_TENANT]),
+        tenant=tenant_from_row(row[_TO_TENANT:_TO_USER]),
+        user=user_from_row(row[_TO_USER:_TO_PLAN]),
+        plan=plan_from_row(row[_TO_PLAN:]),
     )
 
 
@@ -322,7 +377,7 @@ def job_row(job: Job) -> Row:
         job.kind.value,
         job.queue,
         job.ordering_key,
-        int(job.blocks_key_when_failed),
+        job.blocks_key_when_failed,
         job.sequence,
         job.state.value,
         job.priority,
