@@ -54,9 +54,12 @@ bench bench-recall: $(VENV)/.dev
 bench-ablation: $(VENV)/.dev
 	$(BIN)/python -m bench.recall ablation $(ARGS)
 
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
+
 lock: $(VENV)/.dev
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) -o requirements.txt
+	$(LOCK) --extra postgres --extra s3 -c requirements.txt -o requirements-scale.txt
+	$(LOCK) --extra postgres --extra s3 --group dev -c requirements-scale.txt -o requirements-dev.txt
 
 model: $(BIN)/python
 	$(PYTHON) -m venv $(VENV)-model

@@ -37,8 +37,12 @@ from polymem.domain.model import (
     User,
     UserId,
 )
-from polymem.ports.storage import EmbeddedChunk, Embedding, IndexEntry, NewAccount, PutMemory, Storage, TenantStore
+from polymem.ports.changes import EmbeddedChunk, Embedding, IndexEntry, PutMemory
+from polymem.ports.directory import NewAccount
+from polymem.ports.storage import Storage, TenantStore
+from polymem.storage.postgres.storage import PostgresStorage
 from polymem.storage.sqlite.storage import SqliteStorage
+from postgres import PostgresServer
 
 Connect = Callable[[], Awaitable[Storage]]
 
@@ -205,11 +209,18 @@ class Made:
         return replace(job, **fields)
 
 
-async def _open_sqlite(directory: Path) -> Storage:
-    return await SqliteStorage.open(directory / "data", owns_directory=False, reader_count=2)
+def _sqlite(request: pytest.FixtureRequest) -> Connect:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return lambda: SqliteStorage.open(folder / "data", owns_directory=False, reader_count=2)
 
 
-_KINDS: Mapping[str, Callable[[Path], Awaitable[Storage]]] = {"sqlite": _open_sqlite}
+def _postgres(request: pytest.FixtureRequest) -> Connect:
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    url = server.new_database()
+    return lambda: PostgresStorage.open(url, connections=4)
+
+
+_KINDS: Mapping[str, Callable[[pytest.FixtureRequest], Connect]] = {"postgres": _postgres, "sqlite": _sqlite}
 
 
 @pytest.fixture(params=sorted(_KINDS))
@@ -219,12 +230,18 @@ def storage_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def connect(storage_kind: str, tmp_path: Path) -> AsyncIterator[Connect]:
+def place(storage_kind: str, request: pytest.FixtureRequest) -> Connect:
+    """Opens the test's own storage, as one more process would."""
+    return _KINDS[storage_kind](request)
+
+
+@pytest.fixture
+async def connect(place: Connect) -> AsyncIterator[Connect]:
     """Opens one more handle on the test's storage, as another process would; all are closed at the end."""
     async with AsyncExitStack() as opened:
 
         async def open_one() -> Storage:
-            storage = await _KINDS[storage_kind](tmp_path)
+            storage = await place()
             opened.push_async_callback(storage.close)
             return storage
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from polymem.domain.model import Memory, MemoryId, MemoryState, MemoryType, ModelIdentity, SpaceId, TenantId
 from polymem.domain.query import MemoryFilter
-from polymem.ports.search import ArmHit, SearchIndex
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     AddSpace,
     Applied,
     Change,
@@ -23,12 +22,13 @@ from polymem.ports.storage import (
     EmbeddedChunk,
     Embedding,
     IndexEntry,
-    NewAccount,
     PutMemory,
     SetEmbedding,
-    Storage,
     UpdateMemory,
 )
+from polymem.ports.directory import NewAccount
+from polymem.ports.search import ArmHit, SearchIndex
+from polymem.ports.storage import Storage
 
 MODEL = ModelIdentity(name="small", revision="1", dimension=16, token_dimension=4)
 OTHER = ModelIdentity(name="small", revision="2", dimension=16, token_dimension=4)

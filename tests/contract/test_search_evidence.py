@@ -7,18 +7,10 @@ import numpy as np
 
 from polymem.domain.model import MemoryId, MemoryState, TenantId
 from polymem.domain.query import MemoryFilter
+from polymem.ports.changes import AddSpace, DeleteMemory, IndexEntry, PutMemory, SetEmbedding, UpdateMemory
+from polymem.ports.directory import NewAccount
 from polymem.ports.search import TermStatistics, WordsFound
-from polymem.ports.storage import (
-    AddSpace,
-    DeleteMemory,
-    IndexEntry,
-    NewAccount,
-    PutMemory,
-    SetEmbedding,
-    Storage,
-    TenantStore,
-    UpdateMemory,
-)
+from polymem.ports.storage import Storage, TenantStore
 
 
 async def test_the_counts_are_those_of_all_spaces_and_states(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polymem.domain.model import IdempotencyClaim, Membership, Role
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     AddJob,
     AddSpace,
     AlreadyDeleted,
@@ -24,17 +24,16 @@ from polymem.ports.storage import (
     Forgotten,
     KeyReused,
     Missing,
-    NewAccount,
     OverQuota,
     Replayed,
     RevisionMoved,
     SetMember,
-    Storage,
     Stored,
-    TenantStore,
     Updated,
     UpdateMemory,
 )
+from polymem.ports.directory import NewAccount
+from polymem.ports.storage import Storage, TenantStore
 
 if TYPE_CHECKING:
     from contract.conftest import Connect, Made

@@ -10,18 +10,9 @@ import pytest
 
 from polymem.domain.model import KeyId, Membership, Plan, Role, Scope, SpaceId, SpaceKind, TenantId, UserId
 from polymem.errors import Conflict, NotFound
-from polymem.ports.storage import (
-    AddSpace,
-    Applied,
-    Credentials,
-    Duplicate,
-    NewAccount,
-    SetMember,
-    Storage,
-    Stored,
-    TenantStore,
-    Updated,
-)
+from polymem.ports.changes import AddSpace, Applied, Duplicate, SetMember, Stored, Updated
+from polymem.ports.directory import Credentials, NewAccount
+from polymem.ports.storage import Storage, TenantStore
 
 if TYPE_CHECKING:
     from contract.conftest import Connect, Made

@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from polymem.domain.model import Job, JobId, JobKind, JobState, SpaceId
-from polymem.ports.storage import (
-    AddJob,
-    Applied,
-    FenceLost,
-    FinishJob,
-    JobCounts,
-    NewAccount,
-    ProgressJob,
-    Storage,
-    Stored,
-    TenantStore,
-    Updated,
-)
+from polymem.ports.changes import AddJob, Applied, FenceLost, FinishJob, ProgressJob, Stored, Updated
+from polymem.ports.directory import NewAccount
+from polymem.ports.queue import JobCounts
+from polymem.ports.storage import Storage, TenantStore
 
 if TYPE_CHECKING:
     from contract.conftest import Connect, Made

@@ -9,7 +9,9 @@ import pytest
 
 from polymem.domain.model import MemoryState, MemoryType, SpaceId
 from polymem.domain.query import ListOrder, MemoryFilter, MemoryPage
-from polymem.ports.storage import AddSpace, DeleteMemory, NewAccount, Storage, TenantStore, UpdateMemory
+from polymem.ports.changes import AddSpace, DeleteMemory, UpdateMemory
+from polymem.ports.directory import NewAccount
+from polymem.ports.storage import Storage, TenantStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 
 from polymem.domain.model import ContentType, MemoryId, MemoryState, MemoryType, MemoryVersion, SpaceId, TenantId, Turn
 from polymem.errors import NotFound
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     AddSpace,
     AlreadyDeleted,
     Applied,
@@ -19,15 +19,14 @@ from polymem.ports.storage import (
     Duplicate,
     Forgotten,
     Missing,
-    NewAccount,
     RevisionMoved,
     SetEmbedding,
-    Storage,
     Stored,
-    TenantStore,
     Updated,
     UpdateMemory,
 )
+from polymem.ports.directory import NewAccount
+from polymem.ports.storage import Storage, TenantStore
 
 if TYPE_CHECKING:
     from contract.conftest import Connect, Made

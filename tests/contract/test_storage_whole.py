@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polymem.errors import StorageUnavailable
-from polymem.ports.storage import AddJob, Applied, FindingKind, NewAccount, Storage, TenantStore
+from polymem.ports.changes import AddJob, Applied
+from polymem.ports.directory import NewAccount
+from polymem.ports.storage import FindingKind, Storage, TenantStore
 
 if TYPE_CHECKING:
     from contract.conftest import Connect, Made

@@ -1,0 +1,1 @@
+"""PostgreSQL: the storage that many processes share."""
