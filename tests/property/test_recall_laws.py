@@ -41,7 +41,8 @@ from polymem.engine.access import Access
 from polymem.engine.indexing import Indexer
 from polymem.engine.recall import Recall
 from polymem.inference.embedder import LocalEmbedder
-from polymem.ports.storage import NewAccount, PutMemory
+from polymem.ports.changes import PutMemory
+from polymem.ports.directory import NewAccount
 from polymem.storage.sqlite.storage import SqliteStorage
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

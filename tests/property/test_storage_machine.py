@@ -43,7 +43,7 @@ from polymem.domain.model import (
     UserId,
 )
 from polymem.domain.query import ListOrder, MemoryFilter, MemoryPage
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     AddJob,
     AlreadyDeleted,
     Applied,
@@ -60,18 +60,18 @@ from polymem.ports.storage import (
     IndexEntry,
     KeyReused,
     Missing,
-    NewAccount,
     Outcome,
     OverQuota,
     PutMemory,
     Replayed,
     RevisionMoved,
     SetEmbedding,
-    Storage,
     Stored,
     Updated,
     UpdateMemory,
 )
+from polymem.ports.directory import NewAccount
+from polymem.ports.storage import Storage
 from polymem.storage.sqlite.storage import SqliteStorage
 
 T = TypeVar("T")

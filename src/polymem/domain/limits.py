@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from polymem.domain.model import JsonValue
 from polymem.errors import InvalidInput, TooLarge
@@ -138,6 +138,9 @@ def check_count(field: str, count: int, *, most: int) -> None:
 
 # --- rate limits -----------------------------------------------------------------------------------------
 
+LEASED_PART = 0.01
+BUCKET_CLOCKS_APART = timedelta(minutes=1)
+
 
 @dataclass(frozen=True, slots=True)
 class BucketRule:
@@ -149,43 +152,46 @@ class BucketRule:
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """What was left at a moment (monotonic seconds)."""
+    """What was left at a moment."""
 
     tokens: float
-    at_seconds: float
+    at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """One token was taken; the bucket is full again in `full_in_seconds`."""
+def refilled(bucket: TokenBucket, rule: BucketRule, now: datetime) -> TokenBucket:
+    """The bucket after the time that has passed: never above its capacity, never less for a clock that stood.
 
-    bucket: TokenBucket
-    full_in_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """No token was left; there is one in `retry_after_seconds`."""
-
-    bucket: TokenBucket
-    retry_after_seconds: float
+    Its time never goes back, so that clocks which differ fill it no faster than one of them; but a time that lies
+    more than a minute ahead was a clock's mistake and is dropped.
+    """
+    passed = max(0.0, (now - bucket.at).total_seconds())
+    at = now if bucket.at - now > BUCKET_CLOCKS_APART else max(bucket.at, now)
+    return TokenBucket(min(rule.capacity, bucket.tokens + passed * rule.refill_per_second), at)
 
 
-def full_bucket(rule: BucketRule, now_seconds: float) -> TokenBucket:
-    """The bucket of someone who never asked."""
-    return TokenBucket(rule.capacity, now_seconds)
+def drawn(
+    bucket: TokenBucket | None, rule: BucketRule, *, wanted: int, unused: int, now: datetime
+) -> tuple[TokenBucket, int]:
+    """The bucket after a draw, and how many whole tokens it gave: as many as are there of those wanted.
+
+    `unused` tokens of an earlier draw are put back first. None is the bucket of someone who never asked: full.
+    """
+    present = TokenBucket(rule.capacity, now) if bucket is None else refilled(bucket, rule, now)
+    tokens = min(rule.capacity, present.tokens + unused)
+    granted = min(wanted, int(tokens))
+    return TokenBucket(tokens - granted, present.at), granted
 
 
-def refilled(bucket: TokenBucket, rule: BucketRule, now_seconds: float) -> TokenBucket:
-    """The bucket after the time that has passed: never above its capacity, never less for a clock that stood."""
-    passed = max(0.0, now_seconds - bucket.at_seconds)
-    return TokenBucket(min(rule.capacity, bucket.tokens + passed * rule.refill_per_second), now_seconds)
+def leased_tokens(rule: BucketRule) -> int:
+    """How many tokens one process takes out of the shared bucket at a time."""
+    return max(1, int(rule.capacity * LEASED_PART))
 
 
-def take_token(bucket: TokenBucket, rule: BucketRule, now_seconds: float) -> Taken | Refused:
-    """The bucket after one request, or how long the request has to wait."""
-    present = refilled(bucket, rule, now_seconds)
-    if present.tokens < 1.0:
-        return Refused(present, (1.0 - present.tokens) / rule.refill_per_second)
-    left = TokenBucket(present.tokens - 1.0, now_seconds)
-    return Taken(left, (rule.capacity - left.tokens) / rule.refill_per_second)
+def seconds_until_full(tokens: float, rule: BucketRule) -> float:
+    """How long a bucket with these tokens takes to be full again."""
+    return max(0.0, rule.capacity - tokens) / rule.refill_per_second
+
+
+def seconds_until_token(tokens: float, rule: BucketRule) -> float:
+    """How long a bucket with these tokens takes to hold a whole one."""
+    return max(0.0, 1.0 - tokens) / rule.refill_per_second

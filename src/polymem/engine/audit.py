@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from polymem.engine.queueing import Author
-from polymem.ports.storage import Audit
+from polymem.ports.changes import Audit
 
 
 class AuditAction(StrEnum):

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from polymem.domain.model import Call, IdempotencyClaim
 from polymem.errors import IdempotencyConflict, QuotaExceeded
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     Applied,
     Change,
     FenceLost,
@@ -15,8 +15,10 @@ from polymem.ports.storage import (
     OverQuota,
     Replayed,
     RevisionMoved,
-    TenantStore,
+    SessionEnd,
+    SessionMoved,
 )
+from polymem.ports.storage import TenantStore
 
 
 def claim_of(call: Call, part: int = 0) -> IdempotencyClaim | None:
@@ -43,11 +45,12 @@ async def commit_guarded(
     now: datetime,
     claim: IdempotencyClaim | None = None,
     max_memories: int | None = None,
-) -> Applied | Replayed | RevisionMoved | FenceLost:
+    ends_at: SessionEnd | None = None,
+) -> Applied | Replayed | RevisionMoved | FenceLost | SessionMoved:
     """What came of a commit. Raises `IdempotencyConflict` and `QuotaExceeded`."""
-    result = await store.commit(changes, now=now, idempotency=claim, max_memories=max_memories)
+    result = await store.commit(changes, now=now, idempotency=claim, max_memories=max_memories, ends_at=ends_at)
     match result:
-        case Applied() | Replayed() | RevisionMoved() | FenceLost():
+        case Applied() | Replayed() | RevisionMoved() | FenceLost() | SessionMoved():
             return result
         case KeyReused():
             raise IdempotencyConflict("this idempotency key was used before for another request")
@@ -55,6 +58,27 @@ async def commit_guarded(
             raise QuotaExceeded("memories", limit)
         case _ as never:
             assert_never(never)
+
+
+async def commit_turns(
+    store: TenantStore,
+    changes: Sequence[Change],
+    *,
+    ends_at: SessionEnd,
+    now: datetime,
+    claim: IdempotencyClaim | None = None,
+    max_memories: int | None = None,
+) -> Applied | Replayed | SessionMoved:
+    """What came of a commit whose only guard is the end of a session.
+
+    Raises `IdempotencyConflict` and `QuotaExceeded`.
+    """
+    result = await commit_guarded(store, changes, now=now, claim=claim, max_memories=max_memories, ends_at=ends_at)
+    match result:
+        case Applied() | Replayed() | SessionMoved():
+            return result
+        case _:
+            raise _broken_promise(result)
 
 
 async def commit(
@@ -67,6 +91,13 @@ async def commit(
 ) -> Applied | Replayed:
     """What came of a commit whose changes carry no guard. Raises `IdempotencyConflict` and `QuotaExceeded`."""
     result = await commit_guarded(store, changes, now=now, claim=claim, max_memories=max_memories)
-    if isinstance(result, RevisionMoved | FenceLost):
-        raise AssertionError(f"a commit without a guard was refused: {result}")  # noqa: TRY004 - a broken port, not a type
-    return result
+    match result:
+        case Applied() | Replayed():
+            return result
+        case _:
+            raise _broken_promise(result)
+
+
+def _broken_promise(result: RevisionMoved | FenceLost | SessionMoved) -> AssertionError:
+    """What it means that a commit was refused for a guard it did not have: the storage breaks its port."""
+    return AssertionError(f"a commit without a guard was refused: {result}")

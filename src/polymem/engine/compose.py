@@ -14,8 +14,8 @@ from polymem.engine.audit import AuditAction, audit
 from polymem.engine.indexing import Indexer
 from polymem.engine.queueing import Author, embed_job
 from polymem.engine.requests import NewMemory, NewTurn
+from polymem.ports.changes import AddJob, Change, IndexEntry, PutMemory
 from polymem.ports.runtime import Ids
-from polymem.ports.storage import AddJob, Change, IndexEntry, PutMemory
 
 _UNNUMBERED = 0
 

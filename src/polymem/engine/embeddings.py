@@ -7,17 +7,10 @@ from polymem.domain.model import Job, JobId, JobKind, Memory, MemoryId, SpaceId,
 from polymem.engine.commits import commit, commit_guarded, internal_claim
 from polymem.engine.indexing import Indexer
 from polymem.engine.queueing import RunOutcome, lease_from, new_job
+from polymem.ports.changes import AddJob, Applied, Change, FinishJob, ProgressJob, SetEmbedding
 from polymem.ports.inference import Embedder
 from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import (
-    AddJob,
-    Applied,
-    Change,
-    FinishJob,
-    ProgressJob,
-    SetEmbedding,
-    Storage,
-)
+from polymem.ports.storage import Storage
 
 MEMORIES_PER_COMMIT = 16
 _EVERYTHING = "everything"

@@ -21,12 +21,15 @@ from polymem.engine.write import Write
 from polymem.errors import PolymemError
 from polymem.ports.blobs import BlobStore
 from polymem.ports.inference import Embedder
+from polymem.ports.queue import JobCounts
 from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import JobCounts, Storage
+from polymem.ports.storage import Storage
 
 _OURS = frozenset({JobKind.EMBED, JobKind.SWEEP})
 """Kinds whose parked jobs degrade the server; a parked import is its owner's file and tells its owner."""
 WRITE_CHECK_SECONDS = 5.0
+# Less than a probe waits.
+HEALTH_SECONDS = 2.0
 
 
 class Engine:
@@ -56,7 +59,7 @@ class Engine:
         compose = Compose(indexer, ids)
         self.keys = Keys(storage, clock, ids)
         self.accounts = Accounts(storage, self.keys, clock, ids)
-        self.limits = Limits(clock) if limits is None else limits
+        self.limits = Limits(storage.buckets, clock) if limits is None else limits
         self.write = Write(storage, access, indexer, compose, clock=clock, ids=ids, wake=wake)
         self.read = Read(storage, access)
         self.recall = Recall(storage, embedder, access, clock=clock)
@@ -68,19 +71,26 @@ class Engine:
         self._written_at: float | None = None
 
     async def health(self) -> Health:
-        """Whether the server can serve, and what works less well than it should; storage errors do not raise."""
+        """Whether the server can serve, and what works less well than it should; storage errors do not raise.
+
+        A storage that does not say within `HEALTH_SECONDS` whether it works does not.
+        """
         try:
-            await self._write_now_and_then()
-            counts = (await self.storage.jobs.counts()).by_kind_and_state
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await self._write_now_and_then()
+                jobs = await self.storage.jobs.counts()
         except PolymemError as error:
             return Health(is_serving=False, degraded=(f"storage: {error.message}",))
+        except TimeoutError:
+            return Health(is_serving=False, degraded=(f"storage: no answer within {HEALTH_SECONDS:g} s",))
         degraded: list[str] = []
         if self.embedder.problem is not None:
             degraded.append(f"model: {self.embedder.problem}")
+        counts = jobs.by_kind_and_state
         parked = sum(count for (kind, state), count in counts.items() if state is JobState.FAILED and kind in _OURS)
         if parked:
             degraded.append(f"jobs: {parked} gave up and wait for an operator")
-        return Health(is_serving=True, degraded=tuple(degraded))
+        return Health(is_serving=True, degraded=tuple(degraded), jobs=jobs)
 
     async def _write_now_and_then(self) -> None:
         """A write has gone through within the last `WRITE_CHECK_SECONDS`; one that fails is tried again each time.

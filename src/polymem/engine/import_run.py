@@ -30,8 +30,19 @@ from polymem.engine.queueing import Author, RunOutcome, lease_from
 from polymem.engine.requests import ImportFormat, NewMemory, NewTurn
 from polymem.errors import InvalidInput
 from polymem.ports.blobs import BlobStore
+from polymem.ports.changes import (
+    Applied,
+    Change,
+    FenceLost,
+    FinishJob,
+    ProgressJob,
+    Replayed,
+    RevisionMoved,
+    SessionEnd,
+    SessionMoved,
+)
 from polymem.ports.runtime import Clock
-from polymem.ports.storage import Applied, Change, FinishJob, ProgressJob, Storage
+from polymem.ports.storage import Storage
 
 MAX_ERRORS_KEPT = 100
 _TICK = timedelta(microseconds=1)
@@ -204,8 +215,8 @@ class ImportRun:
             space_id=file.job.space_id, session_id=file.session_id, agent_id=file.agent_id, source=file.order.source
         )
 
-        async def commit_turns(composed: Composed) -> RunOutcome:
-            return await self._commit(file, [*composed.changes, progress])
+        async def commit_turns(composed: Composed, ends_at: SessionEnd) -> RunOutcome | SessionMoved:
+            return await self._commit_turns(file, [*composed.changes, progress], ends_at)
 
         draft = await self._ingest.draft(file.author, conversation, turns, now=self._clock.now())
         return await self._ingest.at_the_end(file.author, conversation, draft, commit_turns)
@@ -230,6 +241,16 @@ class ImportRun:
     async def _commit(self, file: _File, changes: Sequence[Change]) -> RunOutcome:
         store = self._storage.tenant(file.job.tenant_id)
         result = await commit_guarded(store, changes, now=self._clock.now(), max_memories=file.order.max_memories)
+        return self._outcome(result)
+
+    async def _commit_turns(
+        self, file: _File, changes: Sequence[Change], ends_at: SessionEnd
+    ) -> RunOutcome | SessionMoved:
+        store, most = self._storage.tenant(file.job.tenant_id), file.order.max_memories
+        result = await commit_guarded(store, changes, now=self._clock.now(), max_memories=most, ends_at=ends_at)
+        return result if isinstance(result, SessionMoved) else self._outcome(result)
+
+    def _outcome(self, result: Applied | Replayed | RevisionMoved | FenceLost | SessionMoved) -> RunOutcome:
         if not isinstance(result, Applied):
             return RunOutcome.FENCE_LOST
         self._wake()

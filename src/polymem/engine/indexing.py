@@ -9,8 +9,8 @@ from polymem.domain.model import Memory
 from polymem.domain.text import index_terms, index_text
 from polymem.domain.traits import encode_traits, traits_of
 from polymem.errors import InferenceUnavailable
+from polymem.ports.changes import Embedding, IndexEntry
 from polymem.ports.inference import EmbeddedText, Embedder
-from polymem.ports.storage import Embedding, IndexEntry
 
 # Vectors of this many chunks (some 1,000 words) are made before a write is acknowledged; the rest by a job.
 INLINE_CHUNKS = 4

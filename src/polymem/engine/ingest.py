@@ -11,17 +11,21 @@ from polymem.domain.model import Call, ContentType, MemoryId, SpaceId, TenantId
 from polymem.domain.turns import moments, strip_recalled, strip_recalled_json
 from polymem.engine.access import Access
 from polymem.engine.checks import checked_turns
-from polymem.engine.commits import claim_of, commit
+from polymem.engine.commits import claim_of, commit_turns
 from polymem.engine.compose import Compose, Composed, Conversation, DraftedTurns, TimedTurn, identities_of
 from polymem.engine.queueing import Author, author_of
 from polymem.engine.requests import Ingested, NewTurn, NewTurns
+from polymem.errors import Unavailable
+from polymem.ports.changes import Applied, Replayed, SessionEnd, SessionMoved, Stored
 from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import Applied, Replayed, Storage, Stored
+from polymem.ports.storage import Storage
 
 TURNS_PER_COMMIT = 200
 BYTES_PER_COMMIT = 1_000_000
 # Checking and cleaning more turns than this is felt on the event loop.
 TURNS_AT_ONCE = 200
+# How often turns are numbered anew because another process went before.
+MOST_NUMBERINGS = 20
 
 Result = TypeVar("Result")
 
@@ -82,17 +86,25 @@ class Ingest:
         author: Author,
         conversation: Conversation,
         draft: DraftedTurns,
-        commit_changes: Callable[[Composed], Awaitable[Result]],
+        commit_changes: Callable[[Composed, SessionEnd], Awaitable[Result | SessionMoved]],
     ) -> Result:
         """What `commit_changes` gives for the draft's changes, numbered from the end of its session.
 
-        Nobody else of this process numbers turns of the session between the look at its end and the commit.
+        The end it is given is the guard of its commit; it is called anew, with other numbers, when another process went
+        before. Within this process the lock keeps callers from going before each other, which would cost each of them
+        a commit. Raises `Unavailable` when others went before `MOST_NUMBERINGS` times.
         """
         space_id, session_id = conversation.space_id, conversation.session_id
         ending = self._endings.setdefault((author.tenant_id, space_id, session_id), asyncio.Lock())
         async with ending:
             last = await self._storage.tenant(author.tenant_id).last_seq(session_id, space_id)
-            return await commit_changes(draft.numbered(last))
+            for _ in range(MOST_NUMBERINGS):
+                end = SessionEnd(session_id=session_id, space_id=space_id, last_seq=last)
+                result = await commit_changes(draft.numbered(last), end)
+                if not isinstance(result, SessionMoved):
+                    return result
+                last = result.last_seq
+        raise Unavailable("too many others write to this session now")
 
     async def _timed(self, new: NewTurns) -> list[TimedTurn]:
         """The turns checked and cleaned; many of them off the event loop."""
@@ -129,10 +141,11 @@ class Ingest:
         store = self._storage.tenant(call.principal.tenant_id)
         claim, most = claim_of(call, part), call.principal.plan.max_memories
 
-        async def commit_part(composed: Composed) -> Applied | Replayed:
-            return await commit(store, composed.changes, now=self._clock.now(), claim=claim, max_memories=most)
+        async def commit_part(composed: Composed, ends_at: SessionEnd) -> Applied | Replayed | SessionMoved:
+            now = self._clock.now()
+            return await commit_turns(store, composed.changes, ends_at=ends_at, now=now, claim=claim, max_memories=most)
 
-        result = await self.at_the_end(author_of(call), conversation, draft, commit_part)
+        result: Applied | Replayed = await self.at_the_end(author_of(call), conversation, draft, commit_part)
         if draft.has_job:
             self._wake()
         return [MemoryId(each.id) for each in result.outcomes[: len(draft.turns)] if isinstance(each, Stored)]

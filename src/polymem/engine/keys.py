@@ -30,8 +30,9 @@ from polymem.domain.model import (
 )
 from polymem.engine.requests import NewSecret
 from polymem.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
+from polymem.ports.directory import Credentials, NewAccount
 from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import Credentials, NewAccount, Storage
+from polymem.ports.storage import Storage
 
 DEFAULT_PLAN = "self-hosted"
 SECRET_PREFIX = "pm_"  # noqa: S105 - the public beginning of every secret, not a secret

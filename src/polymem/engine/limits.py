@@ -1,60 +1,145 @@
-"""Request limits: per tenant by its plan, per address for those who show no key yet. Bounded memory."""
+"""Request limits: per tenant by its plan, per address for those who show no key yet. Exact over all processes.
 
+The buckets are shared by every process of the storage. A process draws a few tokens at a time (a lease: 1 % of what a
+bucket holds) and admits requests from them without asking again; what it has not used within a second goes back with
+the next draw. So all processes together never admit more than capacity + rate x time, and less than that by at most a
+lease each.
+"""
+
+import asyncio
 import ipaddress
 from collections import OrderedDict
-from typing import assert_never
+from dataclasses import dataclass, field, replace
 
 from polymem.domain.limits import (
     BucketRule,
-    Refused,
-    Taken,
     TokenBucket,
-    full_bucket,
+    drawn,
+    leased_tokens,
     refilled,
-    take_token,
+    seconds_until_full,
+    seconds_until_token,
 )
 from polymem.domain.model import Principal
 from polymem.engine.requests import RateState
-from polymem.errors import RateLimited
+from polymem.errors import RateLimited, StorageFull, StorageReadOnly
+from polymem.ports.limits import Buckets, Drawn
 from polymem.ports.runtime import Clock
 
 ANONYMOUS = BucketRule(capacity=60, refill_per_second=2.0)
-MAX_BUCKETS = 50_000
+LEASE_SECONDS = 1.0
+MAX_LEASES = 50_000
 _DRAIN_PER_CALL = 2
 
 
-class Limits:
-    """Counts requests in this process. State that says nothing any more (a full bucket) is dropped.
+@dataclass(slots=True)
+class _Lease:
+    """What this process may still take of one bucket, and what the bucket holds as far as it knows.
 
-    Each process counts on its own: with several of them a plan's limit holds per process.
+    `rule` None: it was never asked. One draw is in flight at a time; `draw` makes the others wait for it.
     """
 
-    def __init__(self, clock: Clock, *, anonymous: BucketRule = ANONYMOUS, max_buckets: int = MAX_BUCKETS) -> None:
+    known: TokenBucket
+    left: int = 0
+    rule: BucketRule | None = None
+    ends_seconds: float = 0.0
+    draw: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Limits:
+    """Counts requests over shared buckets. Raises the storage errors when the buckets do not answer.
+
+    While the storage can be read and not written, requests are still served: each process then counts alone.
+    """
+
+    def __init__(
+        self, buckets: Buckets, clock: Clock, *, anonymous: BucketRule = ANONYMOUS, max_leases: int = MAX_LEASES
+    ) -> None:
+        self._buckets = buckets
         self._clock = clock
         self._anonymous = anonymous
-        self._tenants = _Buckets(max_buckets)
-        self._addresses = _Buckets(max_buckets)
+        self._max_leases = max_leases
+        self._leases: OrderedDict[str, _Lease] = OrderedDict()
 
-    def take(self, principal: Principal) -> RateState:
+    async def take(self, principal: Principal) -> RateState:
         """One request of the principal's tenant is counted. Raises `RateLimited` beyond its plan."""
         plan = principal.plan
         rule = BucketRule(capacity=plan.burst, refill_per_second=plan.requests_per_minute / 60)
-        taken = self._tenants.take(principal.tenant_id, rule, self._clock.monotonic())
-        return _state(plan.requests_per_minute, taken)
+        tokens = await self._take(f"tenant:{principal.tenant_id}", rule)
+        return _state(plan.requests_per_minute, tokens, rule)
 
-    def take_anonymous(self, address: str) -> RateState:
+    async def take_anonymous(self, address: str) -> RateState:
         """One keyless request or failed login from an address is counted. Raises `RateLimited` beyond the rule.
 
         IPv6 addresses count by their /64, which one caller owns whole.
         """
-        taken = self._addresses.take(_network(address), self._anonymous, self._clock.monotonic())
-        return _state(round(self._anonymous.refill_per_second * 60), taken)
+        tokens = await self._take(f"address:{_network(address)}", self._anonymous)
+        return _state(round(self._anonymous.refill_per_second * 60), tokens, self._anonymous)
+
+    async def forget_full(self) -> int:
+        """Buckets that are full take no room any more; how many, where that is known."""
+        return await self._buckets.forget_full(before=self._clock.now())
+
+    async def _take(self, name: str, rule: BucketRule) -> float:
+        """How many tokens are left, after one was taken. Raises `RateLimited` when there is none."""
+        lease = self._lease(name)
+        if not self._is_settled(lease, rule):
+            async with lease.draw:
+                # Another request may have drawn meanwhile.
+                if not self._is_settled(lease, rule):
+                    await self._draw(name, rule, lease)
+        lease.known = refilled(lease.known, rule, self._clock.now())
+        if lease.left == 0:
+            raise RateLimited(seconds_until_token(lease.known.tokens, rule))
+        lease.left -= 1
+        lease.known = replace(lease.known, tokens=lease.known.tokens - 1)
+        return lease.known.tokens
+
+    def _is_settled(self, lease: _Lease, rule: BucketRule) -> bool:
+        """True while the lease can answer: it has a token, or knows that the bucket has none."""
+        if lease.rule != rule or self._clock.monotonic() >= lease.ends_seconds:
+            return False
+        return lease.left > 0 or refilled(lease.known, rule, self._clock.now()).tokens < 1.0
+
+    async def _draw(self, name: str, rule: BucketRule, lease: _Lease) -> None:
+        """The lease is new; what was left of it went back."""
+        now = self._clock.now()
+        unused, lease.left = lease.left, 0
+        try:
+            found = await self._buckets.draw(name, rule, wanted=leased_tokens(rule), unused=unused, now=now)
+        except (StorageReadOnly, StorageFull):
+            alone, granted = drawn(
+                lease.known if lease.rule == rule else None, rule, wanted=leased_tokens(rule), unused=0, now=now
+            )
+            found = Drawn(granted, alone.tokens)
+        lease.left, lease.rule = found.granted, rule
+        lease.known = TokenBucket(found.tokens + found.granted, now)
+        lease.ends_seconds = self._clock.monotonic() + LEASE_SECONDS
+
+    def _says_nothing(self, lease: _Lease) -> bool:
+        """True for a lease without tokens of a bucket that must be full by now."""
+        if lease.left > 0 or lease.draw.locked() or self._clock.monotonic() < lease.ends_seconds:
+            return False
+        return lease.rule is None or refilled(lease.known, lease.rule, self._clock.now()).tokens >= lease.rule.capacity
+
+    def _lease(self, name: str) -> _Lease:
+        """The lease of this name, for which room was made among a bounded number."""
+        for _ in range(_DRAIN_PER_CALL):
+            oldest = next(iter(self._leases.values()), None)
+            if oldest is None or not self._says_nothing(oldest):
+                break
+            self._leases.popitem(last=False)
+        lease = self._leases.get(name)
+        if lease is None:
+            lease = self._leases[name] = _Lease(TokenBucket(0.0, self._clock.now()))
+        self._leases.move_to_end(name)
+        if len(self._leases) > self._max_leases:
+            self._leases.popitem(last=False)
+        return lease
 
 
-def _state(limit: int, taken: Taken) -> RateState:
-    return RateState(
-        limit=limit, remaining=min(limit, int(taken.bucket.tokens)), reset_seconds=max(0.0, taken.full_in_seconds)
-    )
+def _state(limit: int, tokens: float, rule: BucketRule) -> RateState:
+    return RateState(limit=limit, remaining=min(limit, int(tokens)), reset_seconds=seconds_until_full(tokens, rule))
 
 
 def _network(address: str) -> str:
@@ -67,39 +152,3 @@ def _network(address: str) -> str:
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed.packed, 64), strict=False))
-
-
-class _Buckets:
-    """Buckets by name, longest unused first; at most `max_buckets`."""
-
-    def __init__(self, max_buckets: int) -> None:
-        self._max_buckets = max_buckets
-        self._buckets: OrderedDict[str, tuple[TokenBucket, BucketRule]] = OrderedDict()
-
-    def take(self, name: str, rule: BucketRule, now_seconds: float) -> Taken:
-        self._drop_full(now_seconds)
-        known = self._buckets.get(name)
-        bucket = full_bucket(rule, now_seconds) if known is None else known[0]
-        outcome = take_token(bucket, rule, now_seconds)
-        self._buckets[name] = (outcome.bucket, rule)
-        self._buckets.move_to_end(name)
-        while len(self._buckets) > self._max_buckets:
-            self._buckets.popitem(last=False)
-        match outcome:
-            case Taken():
-                return outcome
-            case Refused():
-                raise RateLimited(outcome.retry_after_seconds)
-            case _ as never:
-                assert_never(never)
-
-    def _drop_full(self, now_seconds: float) -> None:
-        """A few of the longest unused buckets are gone, if they are full again."""
-        for _ in range(_DRAIN_PER_CALL):
-            name = next(iter(self._buckets), None)
-            if name is None:
-                return
-            bucket, rule = self._buckets[name]
-            if refilled(bucket, rule, now_seconds).tokens < rule.capacity:
-                return
-            del self._buckets[name]

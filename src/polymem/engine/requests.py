@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from polymem.domain.model import ContentType, JsonValue, Key, Memory, MemoryId, MemoryType, SpaceId, Tenant, User
+from polymem.ports.queue import JobCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,11 @@ class RateState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether the server can serve, and what is degraded, each in words for an operator."""
+    """Whether the server can serve, and what is degraded, each in words for an operator.
+
+    `jobs`: how many stand where; None when the storage did not say.
+    """
 
     is_serving: bool
     degraded: tuple[str, ...]
+    jobs: JobCounts | None = None

@@ -14,8 +14,9 @@ from polymem.engine.queueing import RunOutcome, author_of, new_job
 from polymem.engine.requests import ImportRequest
 from polymem.errors import Forbidden, NotFound, PolymemError, TooLarge
 from polymem.ports.blobs import BlobStore
+from polymem.ports.changes import AddJob, Applied, Change, Stored
 from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import AddJob, Applied, Change, Storage, Stored, TenantStore
+from polymem.ports.storage import Storage, TenantStore
 
 
 class Transfer:

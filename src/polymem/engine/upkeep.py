@@ -9,8 +9,9 @@ from polymem.domain.model import BlobId, Job, JobId, JobKind, JobState, Tenant, 
 from polymem.engine.commits import commit, commit_guarded, internal_claim
 from polymem.engine.queueing import RunOutcome, new_job
 from polymem.ports.blobs import BlobStore
+from polymem.ports.changes import AddJob, Applied, FinishJob
 from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import AddJob, Applied, FinishJob, Storage
+from polymem.ports.storage import Storage
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KEEP_JOBS = timedelta(days=30)

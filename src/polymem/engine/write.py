@@ -17,8 +17,7 @@ from polymem.engine.indexing import Indexer
 from polymem.engine.queueing import author_of, embed_job
 from polymem.engine.requests import MemoryPatch, NewMemory, Written
 from polymem.errors import Conflict, NotFound, VersionConflict
-from polymem.ports.runtime import Clock, Ids
-from polymem.ports.storage import (
+from polymem.ports.changes import (
     AddJob,
     AlreadyDeleted,
     Applied,
@@ -31,10 +30,12 @@ from polymem.ports.storage import (
     Outcome,
     Replayed,
     RevisionMoved,
-    Storage,
+    SessionMoved,
     Stored,
     UpdateMemory,
 )
+from polymem.ports.runtime import Clock, Ids
+from polymem.ports.storage import Storage
 
 MAX_UPDATE_TRIES = 8
 # Taking a large text out of the index costs seconds; other writes pass between the commits.
@@ -149,7 +150,7 @@ class Write:
                 return changed
             case Replayed():
                 return await self._find(call, memory.id, Action.WRITE)
-            case RevisionMoved() | FenceLost():
+            case RevisionMoved() | FenceLost() | SessionMoved():
                 return None
             case _ as never:
                 assert_never(never)

@@ -181,7 +181,8 @@ class Server:
                 return json_response({"error": "a key is needed"}, 401, {"WWW-Authenticate": "Bearer"})
         health = await self._context.engine.health()
         self._context.metrics.health_seen(is_serving=health.is_serving, degraded=len(health.degraded))
-        self._context.metrics.jobs_counted(await self._context.engine.storage.jobs.counts())
+        if health.jobs is not None:
+            self._context.metrics.jobs_counted(health.jobs)
         return Response(self._context.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _opens_something(self, secret: str) -> bool:

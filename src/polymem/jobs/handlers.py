@@ -21,11 +21,12 @@ def handlers_of(engine: Engine) -> Mapping[JobKind, Handler]:
 
 
 def periodic_of(engine: Engine) -> Callable[[], Awaitable[None]]:
-    """What the worker does when it starts and once an hour: queue what is due."""
+    """What the worker does when it starts and once an hour: queue what is due, and forget whom no limit holds back."""
     has_looked_for_vectors = False
 
     async def queue_what_is_due() -> None:
         nonlocal has_looked_for_vectors
+        await engine.limits.forget_full()
         await engine.upkeep.queue_sweep()
         if not has_looked_for_vectors:
             await engine.embeddings.queue_missing()

@@ -39,6 +39,7 @@ class Pace:
     lease: timedelta = LEASE
     poll_seconds: float = 5.0
     period_seconds: float = 3600.0
+    tend_seconds: float = 60.0
     first_retry_seconds: float = 1.0
     longest_retry_seconds: float = 3600.0
 
@@ -68,6 +69,7 @@ class Worker:
         pace: Pace = EVEN_PACE,
     ) -> None:
         self._queue = engine.storage.jobs
+        self._tend = engine.storage.tend
         self._clock = engine.clock
         self._wake = engine.jobs_queued
         self._handlers = handlers_of(engine) if handlers is None else handlers
@@ -78,12 +80,17 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """The worker runs in this event loop."""
+        """The worker runs in this event loop, and hears of jobs that other processes add."""
+        self._queue.on_added(self._wake.set)
         self._tasks = [
             asyncio.create_task(self._serve(queues), name=f"worker slot {number}")
             for number, queues in enumerate(self._pace.slots)
         ]
-        self._tasks.append(asyncio.create_task(self._repeat(), name="worker periodic"))
+        for name, work, seconds in (
+            ("periodic work", self._periodic, self._pace.period_seconds),
+            ("tending the storage", self._tend, self._pace.tend_seconds),
+        ):
+            self._tasks.append(asyncio.create_task(self._repeat(name, work, seconds), name=f"worker {name}"))
 
     async def stop(self, *, grace_seconds: float = 10.0) -> None:
         """No job is in hand any more: finished within the grace time, or given back for another worker.
@@ -112,19 +119,20 @@ class Worker:
             self._wake.clear()
             try:
                 is_idle = not await self._run_next(queues)
-            except Exception:  # noqa: BLE001 - the outer edge of background work: it must outlive whatever a claim meets
-                _log.exception("the job queue did not answer")
+            except Exception as error:  # noqa: BLE001 - the outer edge of background work: it outlives whatever a claim meets
+                _tell("the job queue did not answer", error)
                 is_idle = True
             if is_idle and not self._stopping.is_set():
                 await _wait(self._wake, self._pace.poll_seconds)
 
-    async def _repeat(self) -> None:
+    async def _repeat(self, name: str, work: Callable[[], Awaitable[None]], seconds: float) -> None:
+        """The work is done at once and again after each time so long, until told to stop."""
         while not self._stopping.is_set():
             try:
-                await self._periodic()
-            except Exception:  # noqa: BLE001 - the outer edge of background work
-                _log.exception("periodic work failed; it is tried again in an hour")
-            await _wait(self._stopping, self._pace.period_seconds)
+                await work()
+            except Exception as error:  # noqa: BLE001 - the outer edge of background work
+                _tell(f"{name} failed and is tried again in {seconds:g} s", error)
+            await _wait(self._stopping, seconds)
 
     async def _run_next(self, queues: frozenset[str]) -> bool:
         """One due job was tried, or False when none was due."""
@@ -202,6 +210,14 @@ class Worker:
 
     async def _give_back(self, job: Job) -> None:
         await self._queue.release(job.tenant_id, job.id, fence=job.fence, now=self._clock.now())
+
+
+def _tell(what: str, error: Exception) -> None:
+    """The failure stands in the log: one of the known kinds in its own words, any other with where it came from."""
+    if isinstance(error, PolymemError):
+        _log.warning("%s: %s", what, error.message)
+    else:
+        _log.error("%s", what, exc_info=error)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

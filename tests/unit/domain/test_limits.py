@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polymem.domain import limits
-from polymem.domain.limits import BucketRule, Refused, Taken, full_bucket, refilled, take_token
+from polymem.domain.limits import (
+    BucketRule,
+    TokenBucket,
+    drawn,
+    leased_tokens,
+    refilled,
+    seconds_until_full,
+    seconds_until_token,
+)
 from polymem.errors import InvalidInput, TooLarge
 
 SCALARS = (
@@ -121,42 +129,64 @@ def test_a_moment_is_told_in_utc() -> None:
     assert limits.in_utc("created_at", moment).isoformat() == "2024-12-31T23:00:00+00:00"
 
 
+NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 RULES = st.builds(BucketRule, st.integers(1, 50).map(float), st.floats(0.01, 100))
-WAITS = st.lists(st.floats(0, 20), min_size=1, max_size=60)
+DRAWS = st.lists(st.tuples(st.floats(0, 20), st.integers(0, 30), st.floats(0, 1)), min_size=1, max_size=60)
 
 
-@given(RULES, WAITS)
-def test_a_bucket_never_lets_more_through_than_its_burst_and_its_rate(rule: BucketRule, waits: list[float]) -> None:
-    bucket = full_bucket(rule, 0.0)
-    now = 0.0
-    taken = 0
-    for wait in waits:
-        now += wait
-        outcome = take_token(bucket, rule, now)
-        bucket = outcome.bucket
-        taken += isinstance(outcome, Taken)
+def after(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+@given(RULES, DRAWS)
+def test_a_bucket_never_gives_more_than_its_capacity_and_its_rate(
+    rule: BucketRule, draws: list[tuple[float, int, float]]
+) -> None:
+    bucket: TokenBucket | None = None
+    seconds, used, held = 0.0, 0, 0
+    for wait, wanted, part in draws:
+        seconds += wait
+        bucket, granted = drawn(bucket, rule, wanted=wanted, unused=held, now=after(seconds))
+        assert 0 <= granted <= wanted
         assert 0.0 <= bucket.tokens <= rule.capacity
-        assert taken <= rule.capacity + now * rule.refill_per_second + 1e-6
+        used += int(granted * part)
+        held = granted - int(granted * part)
+        assert used <= rule.capacity + seconds * rule.refill_per_second + 1e-6 * rule.refill_per_second + 1e-6
 
 
 @given(RULES, st.integers(0, 200))
-def test_who_waits_as_long_as_told_is_let_through(rule: BucketRule, asked: int) -> None:
-    bucket = full_bucket(rule, 0.0)
-    for _ in range(asked):
-        bucket = take_token(bucket, rule, 0.0).bucket
-    outcome = take_token(bucket, rule, 0.0)
-    if isinstance(outcome, Refused):
-        assert isinstance(take_token(outcome.bucket, rule, outcome.retry_after_seconds + 1e-6), Taken)
+def test_who_waits_as_long_as_told_finds_a_token(rule: BucketRule, wanted: int) -> None:
+    bucket, _ = drawn(None, rule, wanted=wanted, unused=0, now=NOON)
+    waited = after(seconds_until_token(bucket.tokens, rule) + 1e-5)
+    assert drawn(bucket, rule, wanted=1, unused=0, now=waited)[1] == 1
 
 
 @given(RULES)
 def test_a_bucket_is_full_again_when_it_said(rule: BucketRule) -> None:
-    outcome = take_token(full_bucket(rule, 5.0), rule, 5.0)
-    assert isinstance(outcome, Taken)
-    assert refilled(outcome.bucket, rule, 5.0 + outcome.full_in_seconds).tokens == pytest.approx(rule.capacity)
+    bucket, _ = drawn(None, rule, wanted=1, unused=0, now=NOON)
+    then = after(seconds_until_full(bucket.tokens, rule))
+    assert refilled(bucket, rule, then).tokens == pytest.approx(rule.capacity, abs=1e-4)
 
 
-def test_a_clock_that_goes_back_takes_nothing_away() -> None:
+def test_what_is_put_back_does_not_overfill_a_bucket() -> None:
     rule = BucketRule(10, 1)
-    bucket = take_token(full_bucket(rule, 100.0), rule, 100.0).bucket
-    assert refilled(bucket, rule, 50.0).tokens == 9.0
+    bucket, _ = drawn(None, rule, wanted=8, unused=0, now=NOON)
+    assert drawn(bucket, rule, wanted=0, unused=5, now=NOON) == (TokenBucket(7, NOON), 0)
+    assert drawn(bucket, rule, wanted=0, unused=5, now=after(4)) == (TokenBucket(10, after(4)), 0)
+
+
+def test_a_clock_that_goes_back_takes_nothing_away_and_gives_nothing_twice() -> None:
+    rule = BucketRule(10, 1)
+    bucket, _ = drawn(None, rule, wanted=5, unused=0, now=NOON)
+    assert refilled(bucket, rule, after(-50)) == bucket
+    assert refilled(refilled(bucket, rule, after(-50)), rule, after(1)).tokens == 6
+
+
+def test_a_time_far_ahead_was_a_mistake_and_holds_nobody_up() -> None:
+    rule = BucketRule(10, 1)
+    bucket = TokenBucket(0, after(3600))
+    assert refilled(bucket, rule, NOON) == TokenBucket(0, NOON)
+
+
+def test_a_lease_is_a_hundredth_of_the_bucket_and_never_nothing() -> None:
+    assert [leased_tokens(BucketRule(capacity, 1)) for capacity in (1, 60, 199, 200, 60_000)] == [1, 1, 1, 2, 600]

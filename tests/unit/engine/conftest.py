@@ -30,8 +30,9 @@ from polymem.domain.model import (
 from polymem.engine.engine import Engine
 from polymem.engine.requests import NewSecret
 from polymem.errors import InferenceUnavailable, NotFound, TooLarge
+from polymem.ports.changes import AddSpace, Change, CommitResult, EmbeddedChunk
 from polymem.ports.inference import EmbeddedText, QueryEmbedding
-from polymem.ports.storage import AddSpace, Change, CommitResult, EmbeddedChunk, Storage, TenantStore
+from polymem.ports.storage import Storage, TenantStore
 from polymem.storage.sqlite.storage import SqliteStorage
 
 START = datetime(2025, 3, 1, 12, tzinfo=UTC)

@@ -1,5 +1,6 @@
 """Embed jobs, the sweep, and health."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +14,7 @@ from polymem.engine.engine import WRITE_CHECK_SECONDS
 from polymem.engine.queueing import LEASE, RunOutcome, lease_from
 from polymem.engine.requests import Health, ImportFormat, ImportRequest, MemoryPatch, NewMemory, NewTurn, NewTurns
 from polymem.errors import InferenceUnavailable, StorageUnavailable
-from polymem.ports.storage import Change
+from polymem.ports.changes import Change
 
 
 async def write(world: Any, content: str = "text") -> MemoryId:
@@ -199,7 +200,8 @@ async def test_without_a_tenant_there_is_nothing_to_sweep(world: Any, monkeypatc
 
 
 async def test_a_server_with_all_its_parts_is_healthy(world: Any) -> None:
-    assert await world.engine.health() == Health(is_serving=True, degraded=())
+    jobs = await world.storage.jobs.counts()
+    assert await world.engine.health() == Health(is_serving=True, degraded=(), jobs=jobs)
 
 
 async def test_the_disk_is_written_to_now_and_then_however_often_health_is_asked(
@@ -229,10 +231,10 @@ async def test_a_missing_model_and_parked_jobs_degrade_and_a_silent_storage_stop
     await write(world)
     job = await world.claim("embed")
     await world.engine.storage.jobs.park(job.tenant_id, job.id, fence=job.fence, error="e", now=world.clock.now())
-    assert await world.engine.health() == Health(
-        is_serving=True, degraded=("model: no model file", "jobs: 1 gave up and wait for an operator")
-    )
     counts = await world.engine.job_counts()
+    assert await world.engine.health() == Health(
+        is_serving=True, degraded=("model: no model file", "jobs: 1 gave up and wait for an operator"), jobs=counts
+    )
     assert counts.by_kind_and_state[JobKind.EMBED, JobState.FAILED] == 1
 
     async def silent() -> None:
@@ -241,6 +243,18 @@ async def test_a_missing_model_and_parked_jobs_degrade_and_a_silent_storage_stop
     monkeypatch.setattr(world.storage, "ping", silent, raising=False)
     world.clock.pass_time(seconds=WRITE_CHECK_SECONDS)
     assert await world.engine.health() == Health(is_serving=False, degraded=("storage: the disk does not answer",))
+
+
+async def test_a_storage_that_hangs_stops_serving_in_bounded_time_and_serves_when_it_is_back(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_back = asyncio.Event()
+    monkeypatch.setattr("polymem.engine.engine.HEALTH_SECONDS", 0.01)
+    monkeypatch.setattr(world.storage, "ping", is_back.wait, raising=False)
+    assert await world.engine.health() == Health(is_serving=False, degraded=("storage: no answer within 0.01 s",))
+    is_back.set()
+    monkeypatch.setattr("polymem.engine.engine.HEALTH_SECONDS", 10.0)
+    assert (await world.engine.health()).is_serving
 
 
 async def test_a_holder_extends_its_lease_by_as_much_as_its_worker_took(world: Any) -> None:

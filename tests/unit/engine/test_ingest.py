@@ -9,10 +9,12 @@ import pytest
 
 from polymem.domain.model import ContentType, Memory, MemoryType, Plan, Turn
 from polymem.domain.query import MemoryFilter
-from polymem.engine.ingest import TURNS_PER_COMMIT, batches, clean_turns
-from polymem.engine.requests import Ingested, NewTurn, NewTurns
-from polymem.errors import InvalidInput, QuotaExceeded, TooLarge
-from polymem.ports.storage import Change
+from polymem.engine.commits import commit_turns
+from polymem.engine.engine import Engine
+from polymem.engine.ingest import MOST_NUMBERINGS, TURNS_PER_COMMIT, batches, clean_turns
+from polymem.engine.requests import Ingested, NewMemory, NewTurn, NewTurns
+from polymem.errors import InvalidInput, QuotaExceeded, TooLarge, Unavailable
+from polymem.ports.changes import Change, IndexEntry, SessionEnd, UpdateMemory
 
 SAID = datetime(2024, 1, 2, tzinfo=UTC)
 
@@ -99,6 +101,64 @@ async def test_turns_that_come_at_the_same_time_get_numbers_of_their_own(world: 
     await asyncio.gather(*calls)
     numbers = [memory.turn.seq for memory in await stored(world) if memory.turn]
     assert sorted(numbers) == list(range(20))
+
+
+async def write_behind(world: Any, *contents: str) -> None:
+    """Another process, which knows nothing of our locks, goes on with the session."""
+    other = Engine(
+        storage=world.storage._storage,
+        embedder=world.embedder,
+        blobs=world.blobs,
+        clock=world.clock,
+        ids=world.ids,
+    )
+    await other.ingest.messages(world.call(), turns(*contents))
+
+
+async def test_turns_get_new_numbers_when_another_process_goes_before(world: Any) -> None:
+    went_before = 0
+
+    async def interfere(_: Sequence[Change]) -> None:
+        nonlocal went_before
+        if went_before < 3:
+            went_before += 1
+            await write_behind(world, f"other {went_before}", f"another {went_before}")
+
+    world.storage.before_commit = interfere
+    ingested = await ingest(world, turns("a", "b"))
+    assert went_before == 3
+    numbers = {memory.id: memory.turn.seq for memory in await stored(world) if memory.turn}
+    assert [numbers[each] for each in ingested.memory_ids] == [6, 7]
+    assert sorted(numbers.values()) == list(range(8))
+
+
+async def test_who_is_always_too_late_is_told_to_come_back(world: Any) -> None:
+    tries = 0
+
+    async def interfere(_: Sequence[Change]) -> None:
+        nonlocal tries
+        tries += 1
+        await write_behind(world, f"other {tries}")
+
+    world.storage.before_commit = interfere
+    with pytest.raises(Unavailable, match="too many others"):
+        await ingest(world, turns("late"))
+    assert tries == MOST_NUMBERINGS
+    assert "late" not in {memory.content for memory in await stored(world)}
+
+
+async def test_a_port_that_refuses_turns_for_another_reason_is_broken(world: Any) -> None:
+    memory = (await world.engine.write.memory(world.call(), NewMemory(content="text"))).memory
+    moved = UpdateMemory(
+        memory=memory,
+        index=IndexEntry(terms=(), embedding=None),
+        expected_revision=9,
+        replaced_by=None,
+        reason="r",
+    )
+    end = SessionEnd(session_id="s", space_id=memory.space_id, last_seq=None)
+    with pytest.raises(AssertionError, match="without a guard"):
+        await commit_turns(world.store, [moved], ends_at=end, now=world.clock.now())
 
 
 async def test_a_part_that_the_model_reads_ahead_is_let_go_when_the_part_before_it_fails(world: Any) -> None:

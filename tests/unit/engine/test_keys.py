@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from polymem.domain.limits import BucketRule
 from polymem.domain.model import KeyId, Plan, Scope, TenantId, UserId
 from polymem.engine.keys import CREDENTIALS_SECONDS, hash_secret, is_plausible_secret
-from polymem.engine.limits import Limits
-from polymem.engine.requests import RateState
-from polymem.errors import Conflict, Forbidden, InvalidInput, NotFound, RateLimited, Unauthenticated
+from polymem.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 
 ABSENT: Any = "0190b4a0-0000-7000-8000-000000000000"
 
@@ -227,46 +224,3 @@ async def test_accounts_that_contradict_what_is_there_are_refused(world: Any) ->
         plan = Plan(name="p", requests_per_minute=1, burst=1, max_memories=None)
         with pytest.raises(InvalidInput):
             await accounts.put_plan(replace(plan, **broken))
-
-
-async def test_a_plan_limits_its_tenant_and_says_when_to_come_back(world: Any) -> None:
-    plan = Plan(name="p", requests_per_minute=60, burst=2, max_memories=None)
-    first = replace(world.principal, plan=plan)
-    limits = Limits(world.clock)
-    assert limits.take(first) == RateState(limit=60, remaining=1, reset_seconds=1.0)
-    assert limits.take(first) == RateState(limit=60, remaining=0, reset_seconds=2.0)
-    with pytest.raises(RateLimited) as caught:
-        limits.take(first)
-    assert caught.value.retry_after_seconds == pytest.approx(1.0)
-    assert limits.take(replace(first, tenant_id=TenantId("other"))).remaining == 1
-    world.clock.pass_time(seconds=1)
-    assert limits.take(first).remaining == 0
-
-
-@pytest.mark.parametrize(
-    ("address", "same", "other"),
-    [
-        ("10.0.0.1", "10.0.0.1", "10.0.0.2"),
-        ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"),
-        ("::ffff:10.0.0.1", "10.0.0.1", "::ffff:10.0.0.2"),
-        ("testclient", "testclient", ""),
-    ],
-)
-def test_keyless_requests_are_limited_by_address(world: Any, address: str, same: str, other: str) -> None:
-    limits = Limits(world.clock, anonymous=BucketRule(capacity=1, refill_per_second=0.5))
-    assert limits.take_anonymous(address) == RateState(limit=30, remaining=0, reset_seconds=2.0)
-    with pytest.raises(RateLimited):
-        limits.take_anonymous(same)
-    limits.take_anonymous(other)
-
-
-def test_memory_stays_bounded_however_many_addresses_come(world: Any) -> None:
-    limits = Limits(world.clock, anonymous=BucketRule(capacity=5, refill_per_second=1), max_buckets=10)
-    for number in range(100):
-        limits.take_anonymous(f"10.0.0.{number}")
-    assert len(limits._addresses._buckets) == 10
-    world.clock.pass_time(minutes=1)
-    for _ in range(6):
-        limits.take_anonymous("10.0.0.99")
-        world.clock.pass_time(seconds=2)
-    assert len(limits._addresses._buckets) == 1

@@ -43,8 +43,8 @@ from polymem.engine.recall import (
     pool_size,
 )
 from polymem.errors import Forbidden, InferenceUnavailable, StorageUnavailable
+from polymem.ports.changes import DeleteMemory, EmbeddedChunk, PutMemory
 from polymem.ports.inference import EmbeddedText, QueryEmbedding
-from polymem.ports.storage import DeleteMemory, EmbeddedChunk, PutMemory
 
 # Words, as they are indexed, that mean the same to this model.
 MEANINGS = {"felin": "cat", "kitten": "cat", "automobil": "car"}

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from polymem.domain.model import Job, JobId, JobState, Memory, MemoryType, Plan
+from polymem.domain.model import ContentType, Job, JobId, JobState, Memory, MemoryId, MemoryType, Plan, Turn
 from polymem.domain.query import ListOrder, MemoryFilter
 from polymem.engine.queueing import RunOutcome
 from polymem.engine.requests import ImportFormat, ImportRequest
 from polymem.errors import Forbidden, IdempotencyConflict, InvalidInput, NotFound, QuotaExceeded, TooLarge
-from polymem.ports.storage import Change, PutMemory
+from polymem.ports.changes import Change, PutMemory
 
 ABSENT: Any = "0190b4a0-0000-7000-8000-000000000000"
 NO_MESSAGES = "parse session file: no valid messages found in file"
@@ -245,6 +245,25 @@ async def test_a_long_session_is_stored_in_chunks_of_fifty_in_order(world: Any) 
     assert (done.progress_total, done.progress_done) == (3, 3)
     found = await world.engine.read.session_messages(world.call(), ["s"], limit_per_session=200)
     assert [(one.content, one.turn.seq) for one in found] == [(f"turn {number}", number) for number in range(120)]
+
+
+async def test_a_file_goes_on_with_its_session_where_another_process_left_it(world: Any) -> None:
+    others = [Turn(role="user", seq=seq, content_type=ContentType.TEXT) for seq in (0, 1)]
+
+    async def interfere(changes: Sequence[Change]) -> None:
+        if others and any(isinstance(change, PutMemory) for change in changes):
+            put = next(change for change in changes if isinstance(change, PutMemory))
+            memory = replace(put.memory, id=MemoryId(world.ids.new_id()), turn=others.pop(0))
+            await world.storage._storage.tenant(world.principal.tenant_id).commit(
+                [PutMemory(memory=memory, index=put.index)], now=world.clock.now()
+            )
+
+    world.storage.before_commit = interfere
+    data = '{"role": "user", "content": "hi"}\n{"role": "assistant", "content": "ho"}'
+    done = await imported(world, data, file_format=ImportFormat.SESSION, session_id="s")
+    assert (done.state, others) == (JobState.DONE, [])
+    found = await world.engine.read.session_messages(world.call(), ["s"], limit_per_session=9)
+    assert sorted((one.turn.seq, one.content) for one in found) == [(0, "hi"), (1, "hi"), (2, "hi"), (3, "ho")]
 
 
 async def test_long_records_make_chunks_of_fewer(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from polymem.domain.traits import Traits, encode_traits
 from polymem.engine.indexing import bare_entry
 from polymem.engine.requests import MemoryPatch, NewMemory, NewTurn, NewTurns
 from polymem.engine.verify import verify_terms
+from polymem.ports.changes import UpdateMemory
 from polymem.ports.search import Evidence
-from polymem.ports.storage import Finding, FindingKind, UpdateMemory
+from polymem.ports.storage import Finding, FindingKind
 
 
 def well(compared: int) -> Finding:

@@ -22,7 +22,7 @@ from polymem.errors import (
     TooLarge,
     VersionConflict,
 )
-from polymem.ports.storage import AddJob, AlreadyDeleted, Audit, Change, Deleted, DeleteMemory, UpdateMemory
+from polymem.ports.changes import AddJob, AlreadyDeleted, Audit, Change, Deleted, DeleteMemory, UpdateMemory
 
 ABSENT: Any = "0190b4a0-0000-7000-8000-000000000000"
 

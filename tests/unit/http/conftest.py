@@ -31,7 +31,7 @@ from polymem.http.kit import (
     received_form,
 )
 from polymem.http.settings import HttpSettings
-from polymem.ports.storage import JobCounts
+from polymem.ports.queue import JobCounts
 
 SECRET = "pm_0123456789abcdef0123456789"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -98,13 +98,13 @@ class PartLimits:
     left: int = 1000
     strangers: list[str] = field(default_factory=list)
 
-    def take(self, _principal: Principal) -> RateState:
+    async def take(self, _principal: Principal) -> RateState:
         if self.left == 0:
             raise RateLimited(1.2)
         self.left -= 1
         return RateState(limit=60, remaining=self.left, reset_seconds=0.5)
 
-    def take_anonymous(self, address: str) -> RateState:
+    async def take_anonymous(self, address: str) -> RateState:
         self.strangers.append(address)
         return RateState(limit=1, remaining=0, reset_seconds=1)
 
@@ -115,24 +115,15 @@ class PartEngine:
 
     keys: PartKeys = field(default_factory=PartKeys)
     limits: PartLimits = field(default_factory=PartLimits)
-    health_now: Health = field(default_factory=lambda: Health(is_serving=True, degraded=()))
+    health_now: Health = field(
+        default_factory=lambda: Health(is_serving=True, degraded=(), jobs=JobCounts(by_kind_and_state={}))
+    )
     health_error: Exception | None = None
 
     async def health(self) -> Health:
         if self.health_error is not None:
             raise self.health_error
         return self.health_now
-
-    @property
-    def storage(self) -> "PartEngine":
-        return self
-
-    @property
-    def jobs(self) -> "PartEngine":
-        return self
-
-    async def counts(self) -> JobCounts:
-        return JobCounts(by_kind_and_state={})
 
 
 class EchoBody(BaseModel):

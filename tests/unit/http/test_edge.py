@@ -14,7 +14,7 @@ from polymem.http.kit import FAULT_CODES, Violation
 from polymem.http.kit.faults import fault_of
 from polymem.http.limits import rate_headers, sane_request_id
 from polymem.http.metrics import Metrics
-from polymem.ports.storage import JobCounts
+from polymem.ports.queue import JobCounts
 
 
 def test_x_api_key_counts_before_a_bearer_token() -> None:

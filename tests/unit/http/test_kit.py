@@ -605,6 +605,14 @@ async def test_metrics_count_requests_by_route_template(cage: Cage) -> None:
     assert "polymem_degraded 0.0" in lines
 
 
+async def test_metrics_answer_while_the_storage_is_away(cage: Cage) -> None:
+    cage.engine.health_now = Health(is_serving=False, degraded=("storage: away",))
+    async with cage.client() as client:
+        answer = await client.get("/metrics")
+    assert answer.status_code == 200
+    assert "polymem_serving 0.0" in answer.text.splitlines()
+
+
 @pytest.mark.parametrize(
     ("address", "headers", "open_on_loopback", "status"),
     [

@@ -18,7 +18,7 @@ from polymem.jobs.worker import EVERY_QUEUE, QUICK_QUEUES, Pace, Worker, retry_d
 
 NOW = datetime(2025, 3, 1, tzinfo=UTC)
 PACE = Pace(slots=(EVERY_QUEUE,), lease=timedelta(seconds=60), poll_seconds=60, period_seconds=60)
-BRISK = replace(PACE, lease=timedelta(milliseconds=3), poll_seconds=0.001, period_seconds=0.001)
+BRISK = replace(PACE, lease=timedelta(milliseconds=3), poll_seconds=0.001, period_seconds=0.001, tend_seconds=0.001)
 WAIT_SECONDS = 10
 
 
@@ -46,6 +46,10 @@ class Queue:
     is_told: asyncio.Event = field(default_factory=asyncio.Event)
     may_extend: Callable[[], bool] = lambda: True
     claim_error: Exception | None = None
+    wakes: list[Callable[[], None]] = field(default_factory=list)
+
+    def on_added(self, wake: Callable[[], None]) -> None:
+        self.wakes.append(wake)
 
     async def claim(self, *, queues: frozenset[str], **_: datetime) -> Job | None:
         self.is_asked.set()
@@ -93,6 +97,7 @@ class Rig:
     queue: Queue = field(default_factory=Queue)
     jobs_queued: asyncio.Event = field(default_factory=asyncio.Event)
     periods: int = 0
+    tend: Callable[[], Awaitable[None]] = field(default_factory=lambda: nothing)
 
     def worker(
         self,
@@ -101,13 +106,17 @@ class Rig:
         periodic: Callable[[], Awaitable[None]] | None = None,
     ) -> Worker:
         engine: Any = SimpleNamespace(
-            storage=SimpleNamespace(jobs=self.queue), clock=StillClock(), jobs_queued=self.jobs_queued
+            storage=SimpleNamespace(jobs=self.queue, tend=self.tend), clock=StillClock(), jobs_queued=self.jobs_queued
         )
         handlers = dict.fromkeys(JobKind, handler or finish)
         return Worker(engine, handlers=handlers, periodic=periodic or self._period, chance=lambda: 0.5, pace=pace)
 
     async def _period(self) -> None:
         self.periods += 1
+
+
+async def nothing() -> None:
+    return
 
 
 async def finish(_: Job) -> RunOutcome:
@@ -242,6 +251,21 @@ async def test_a_waiting_worker_is_woken_by_a_queued_job(rig: Rig) -> None:
         await asyncio.wait_for(is_run.wait(), WAIT_SECONDS)
 
 
+async def test_a_waiting_worker_is_woken_by_a_job_of_another_process(rig: Rig) -> None:
+    is_run = asyncio.Event()
+
+    async def note(_: Job) -> RunOutcome:
+        is_run.set()
+        return RunOutcome.FINISHED
+
+    async with running(rig.worker(note)):
+        await asyncio.wait_for(rig.queue.is_asked.wait(), WAIT_SECONDS)
+        rig.queue.waiting.append(job())
+        (wake,) = rig.queue.wakes
+        wake()
+        await asyncio.wait_for(is_run.wait(), WAIT_SECONDS)
+
+
 async def test_a_job_that_nobody_announced_is_found_by_polling(rig: Rig) -> None:
     is_run = asyncio.Event()
 
@@ -341,7 +365,28 @@ async def test_periodic_work_is_repeated_and_outlives_a_failure(rig: Rig, caplog
 
     async with running(rig.worker(pace=BRISK, periodic=periodic)):
         await asyncio.wait_for(is_enough.wait(), WAIT_SECONDS)
-    assert "periodic work failed" in caplog.text
+    assert "periodic work failed and is tried again in 0.001 s" in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+async def test_the_storage_is_tended_from_the_start_on_whatever_comes_of_it(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_enough = asyncio.Event()
+    times = 0
+
+    async def tend() -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise StorageUnavailable("away")
+        is_enough.set()
+
+    rig.tend = tend
+    async with running(rig.worker(pace=BRISK)):
+        await asyncio.wait_for(is_enough.wait(), WAIT_SECONDS)
+    assert "tending the storage failed and is tried again in 0.001 s: away" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -370,6 +415,7 @@ async def test_every_kind_of_job_has_its_handler_and_what_is_due_is_queued() -> 
             embeddings=SimpleNamespace(run=says("embed"), queue_missing=says("missing")),
             transfer=SimpleNamespace(run_import=says("import")),
             upkeep=SimpleNamespace(run=says("sweep"), queue_sweep=says("queue sweep")),
+            limits=SimpleNamespace(forget_full=says("forget full")),
         ),
     )
     handlers = handlers_of(engine)
@@ -381,13 +427,13 @@ async def test_every_kind_of_job_has_its_handler_and_what_is_due_is_queued() -> 
     periodic = periodic_of(engine)
     await periodic()
     await periodic()
-    assert said == ["queue sweep", "missing", "queue sweep"]
+    assert said == ["forget full", "queue sweep", "missing", "forget full", "queue sweep"]
 
 
 async def test_a_worker_made_of_an_engine_alone_uses_its_handlers(rig: Rig) -> None:
     act = AsyncNothing()
     engine: Any = SimpleNamespace(
-        storage=SimpleNamespace(jobs=rig.queue),
+        storage=SimpleNamespace(jobs=rig.queue, tend=nothing),
         clock=StillClock(),
         jobs_queued=rig.jobs_queued,
         embeddings=SimpleNamespace(run=act, queue_missing=act),

@@ -131,13 +131,13 @@ async def _authenticate(request: KitRequest, state: RequestState) -> None:
     try:
         principal = await engine.keys.authenticate(secret, agent_id=agent_id)
     except (Unauthenticated, Forbidden) as error:
-        count_stranger(request, state.context)
+        await count_stranger(request, state.context)
         if in_path is None:
             raise
         raise dialect.path_key_error(error) from error
     state.principal = principal
     try:
-        state.rate = engine.limits.take(principal)
+        state.rate = await engine.limits.take(principal)
     except RateLimited as error:
         state.rate = RateState(
             limit=principal.plan.requests_per_minute, remaining=0, reset_seconds=error.retry_after_seconds
@@ -145,14 +145,14 @@ async def _authenticate(request: KitRequest, state: RequestState) -> None:
         raise
 
 
-def count_stranger(request: Request, context: DialectContext) -> None:
+async def count_stranger(request: Request, context: DialectContext) -> None:
     """One request without a good key is counted for its address, unless it comes from this machine.
 
     Raises `RateLimited`.
     """
     if not is_from_loopback(request.scope):
         client = request.scope.get("client")
-        context.engine.limits.take_anonymous(client[0] if client else "")
+        await context.engine.limits.take_anonymous(client[0] if client else "")
 
 
 def _key_in_path(request: KitRequest, dialect: Dialect) -> str | None:

@@ -159,7 +159,7 @@ class Routes:
             raise Forbidden("provisioning is closed to forwarded requests")
         if settings.is_loopback and not (is_from_loopback(request.scope) and names_loopback_host(request.headers)):
             raise Forbidden("provisioning is open on this machine only")
-        count_stranger(request, self.context)
+        await count_stranger(request, self.context)
         made = await self.context.engine.keys.provision(name=NAME)
         return json_response(wire.IdAnswer(id=made.secret), 201)
 
@@ -171,7 +171,7 @@ class Routes:
         try:
             await self.context.engine.keys.authenticate(secret)
         except Unauthenticated:
-            count_stranger(request, self.context)
+            await count_stranger(request, self.context)
             raise NotFound("key", "") from None
         except Forbidden:
             return json_response(wire.StatusAnswer(status="inactive"))
