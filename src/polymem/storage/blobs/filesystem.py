@@ -6,18 +6,15 @@ which is never listed and which `remove_partial` clears at the next start.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from polymem.domain.model import BlobId, TenantId
-from polymem.errors import InvalidInput, NotFound, TooLarge
+from polymem.errors import NotFound, TooLarge
 from polymem.storage.blobs.files import PART_SUFFIX, Part, remove_file, storage_error
-
-PIECE_BYTES = 256 * 1024
-_NAME = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{1,127}")
+from polymem.storage.blobs.names import PIECE_BYTES, checked, is_name
 
 _T = TypeVar("_T")
 
@@ -61,7 +58,7 @@ class FilesystemBlobs:
 
     async def list_ids(self, tenant_id: TenantId) -> tuple[BlobId, ...]:
         """The ids of a tenant's blobs, sorted; blobs that are being written are not among them."""
-        folder = self._root / _checked("tenant_id", tenant_id)
+        folder = self._root / checked("tenant_id", tenant_id)
         return await _run(lambda: tuple(BlobId(name) for name in sorted(_names(folder))))
 
     async def remove_partial(self) -> int:
@@ -72,15 +69,8 @@ class FilesystemBlobs:
         return await _run(lambda: _remove_partial(self._root))
 
     def _place(self, tenant_id: TenantId, blob_id: BlobId) -> Path:
-        name = _checked("blob_id", blob_id)
-        return self._root / _checked("tenant_id", tenant_id) / name[:2] / name
-
-
-def _checked(field: str, name: str) -> str:
-    """The name, which is one plain path component; ids of ours always are."""
-    if _NAME.fullmatch(name) is None:
-        raise InvalidInput(field, "not an id")
-    return name
+        name = checked("blob_id", blob_id)
+        return self._root / checked("tenant_id", tenant_id) / name[:2] / name
 
 
 async def _run(step: Callable[[], _T]) -> _T:
@@ -103,7 +93,7 @@ async def _write_all(file: BinaryIO, chunks: AsyncIterator[bytes], max_bytes: in
 
 def _names(folder: Path) -> Iterator[str]:
     for path in folder.glob("*/*"):
-        if _NAME.fullmatch(path.name) is not None and path.is_file():
+        if is_name(path.name) and path.is_file():
             yield path.name
 
 
