@@ -137,6 +137,38 @@ def _read_secret(raw: object) -> object:
     return raw
 
 
+def _read_optional_line(raw: object) -> object:
+    return None if raw is None else _read_line(raw)
+
+
+def _url_of(*schemes: str, allowed: str) -> Kind:
+    """A URL, which may hold a password: what is shown of it is only where it points."""
+
+    def read(raw: object) -> object:
+        if raw is None:
+            return None
+        text = raw.strip() if isinstance(raw, str) else ""
+        scheme, separator, place = text.partition("://")
+        if scheme not in schemes or not separator or not place or not text.isprintable() or " " in text:
+            raise Rejected
+        return text
+
+    return Kind("URL", allowed, read, without_secrets)
+
+
+def without_secrets(url: str | None) -> str:
+    """Where a URL points: no user, password or parameters; empty for none."""
+    if url is None:
+        return ""
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("#")[0].rpartition("@")[2].partition("/")
+    return f"{scheme}://{host}{slash}{path}"
+
+
+def _masked(value: str | None) -> str:
+    return "" if value is None else _MASK
+
+
 def _read_path(raw: object) -> object:
     if isinstance(raw, Path):
         return raw.expanduser()
@@ -197,8 +229,13 @@ _SECRET = Kind(
     "secret",
     f"{MIN_SECRET_CHARACTERS} to {MAX_SECRET_CHARACTERS} letters, digits or any of -_.~+/=",
     _read_secret,
-    lambda value: value or "",
+    _masked,
 )
+_SECRET_LINE = Kind("secret", "one line of text", _read_optional_line, _masked)
+_OPTIONAL_LINE = Kind("text", "one line of text", _read_optional_line, lambda value: value or "")
+_DATABASE_URL = _url_of("postgresql", "postgres", allowed="a URL such as postgresql://user:password@host:5432/database")
+_BLOB_URL = _url_of("s3", allowed="a URL such as s3://bucket or s3://bucket/folder")
+_ENDPOINT_URL = _url_of("http", "https", allowed="a URL such as https://storage.example.org:9000")
 _PATH = Kind("path", "a path", _read_path)
 _OPTIONAL_PATH = Kind("path", "a path", _read_optional_path, lambda value: "" if value is None else str(value))
 _DIALECT_LIST = _list_of(
@@ -255,8 +292,53 @@ class Settings:
         default_factory=default_data_dir,
         metadata=_row(
             _PATH,
-            "Directory of the database, the key file and everything else that is stored.",
+            "Directory of the embedded database, the key file and everything else that is stored.",
             shown="$XDG_DATA_HOME/polymem, else ~/.local/share/polymem",
+        ),
+    )
+    database_url: str | None = field(
+        default=None,
+        metadata=_row(
+            _DATABASE_URL,
+            "PostgreSQL database that holds everything, instead of the embedded one in the data directory; any number "
+            "of processes may share it. The option shows its password to everyone on the machine who lists processes; "
+            "the variable and the file do not.",
+            shown="none",
+            is_secret=True,
+        ),
+    )
+    database_connections: int = field(
+        default=8, metadata=_row(_integer(1, 200), "Connections to PostgreSQL that this process opens at most.")
+    )
+    blob_url: str | None = field(
+        default=None,
+        metadata=_row(
+            _BLOB_URL,
+            "Bucket of an S3-compatible storage for uploaded files, instead of the data directory. Needed where "
+            "processes do not share their data directory.",
+            shown="none",
+        ),
+    )
+    s3_endpoint: str | None = field(
+        default=None, metadata=_row(_ENDPOINT_URL, "Address of the S3-compatible storage.", shown="that of Amazon S3")
+    )
+    s3_region: str | None = field(
+        default=None, metadata=_row(_OPTIONAL_LINE, "Region of the bucket.", shown="that of the environment")
+    )
+    s3_access_key_id: str | None = field(
+        default=None,
+        metadata=_row(
+            _OPTIONAL_LINE, "Access key of the S3-compatible storage.", shown="that of the machine or its environment"
+        ),
+    )
+    s3_secret_access_key: str | None = field(
+        default=None,
+        metadata=_row(
+            _SECRET_LINE,
+            "Secret that belongs to `s3_access_key_id`. The option shows it to everyone on the machine who lists "
+            "processes; the variable and the file do not.",
+            shown="that of the machine or its environment",
+            is_secret=True,
         ),
     )
     host: str = field(
@@ -322,7 +404,7 @@ class Settings:
         ),
     )
     reader_threads: int = field(
-        default=4, metadata=_row(_integer(1, 64), "Database connections that read at the same time.")
+        default=4, metadata=_row(_integer(1, 64), "Connections of the embedded database that read at the same time.")
     )
     encoder_threads: int = field(
         default=1, metadata=_row(_integer(1, 64), "Threads on which the embedding model computes.")
@@ -336,11 +418,17 @@ class Settings:
     vector_memory_bytes: int = field(
         default=2 << 30,
         metadata=_row(
-            _size(1 << 20), "Memory for vectors kept ready for search; the least used are read again when needed."
+            _size(1 << 20),
+            "Memory for vectors that the embedded database keeps ready for search; the least used are read again when "
+            "needed.",
         ),
     )
     worker_concurrency: int = field(
-        default=2, metadata=_row(_integer(1, 64), "Background jobs that run at the same time.")
+        default=2,
+        metadata=_row(
+            _integer(0, 64),
+            "Background jobs that run at the same time; 0 leaves them to other processes (`polymem work`).",
+        ),
     )
     shutdown_grace_seconds: float = field(
         default=20.0, metadata=_row(_seconds(3600), "How long a stop waits for requests and jobs in flight.")
@@ -384,10 +472,7 @@ class Loaded:
 
     def shown(self, row: Setting) -> str:
         """The value in force as text, a secret masked."""
-        value = getattr(self.settings, row.name)
-        if row.is_secret and value is not None:
-            return _MASK
-        return row.kind.show(value)
+        return row.kind.show(getattr(self.settings, row.name))
 
 
 def load(

@@ -71,9 +71,11 @@ def data_dir(tmp_path: Path, url: str) -> Path:
     return tmp_path
 
 
-def record(folder: Path, url: str, *, pid: int | None = None, has_mem9: bool = True) -> None:
+def record(folder: Path, url: str, *, pid: int | None = None, has_mem9: bool = True, database: str = "") -> None:
     apis = {"mem9": f"{url}/v1alpha2/mem9s"} if has_mem9 else {}
-    found = ServerRecord(url=url, pid=pid or os.getpid(), version="0", started_at="2026-01-01", apis=apis)
+    found = ServerRecord(
+        url=url, pid=pid or os.getpid(), version="0", started_at="2026-01-01", apis=apis, database=database
+    )
     write_server(folder, found)
 
 
@@ -193,6 +195,30 @@ def test_a_record_whose_server_does_not_answer_is_not_believed(
     assert status == 0
     assert [row["id"] for row in json.loads(recalled)] == [out.strip()]
     assert answers.asked == []
+
+
+def test_a_server_on_another_database_is_not_asked(
+    capsys: pytest.CaptureFixture[str], data_dir: Path, url: str, answers: Answers
+) -> None:
+    record(data_dir, url, database="postgresql://db.example/memories")
+    status, out, _ = run(capsys, "recall", "anything", "--data-dir", str(data_dir))
+
+    assert (status, out) == (0, "nothing found\n")
+    assert answers.asked == []
+
+
+def test_a_server_on_the_same_postgresql_is_asked(
+    capsys: pytest.CaptureFixture[str],
+    data_dir: Path,
+    url: str,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record(data_dir, url, database="postgresql://db.example/memories")
+    monkeypatch.setenv("POLYMEM_DATABASE_URL", "postgresql://polymem:secret@db.example/memories?sslmode=require")
+    answers.body = b'{"status":"ok","id":"m1"}'
+
+    assert run(capsys, "write", "hello", "--data-dir", str(data_dir)) == (0, "m1\n", "")
 
 
 def test_the_doctor_names_a_server_that_does_not_answer(

@@ -21,7 +21,7 @@ from polymem.domain.model import JobId, JobKind, Scope
 from polymem.engine.queueing import RULES, new_job
 from polymem.errors import ErrorCode
 from polymem.http.app import known_dialects
-from polymem.ports.storage import AddJob
+from polymem.ports.changes import AddJob
 from polymem.storage.sqlite.storage import SqliteStorage
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -14,7 +14,7 @@ from polymem.config import Settings
 @pytest.fixture(autouse=True)
 def _root_logger_as_before() -> Iterator[None]:
     root = logging.getLogger()
-    quiet = [logging.getLogger(name) for name in ("uvicorn", "httpx", "httpcore", "asyncio")]
+    quiet = [logging.getLogger(name) for name in ("uvicorn", "httpx", "httpcore", "asyncio", "psycopg")]
     before = root.handlers[:], root.level, [logger.level for logger in quiet]
     yield
     root.handlers[:], root.level = before[0], before[1]
@@ -87,3 +87,13 @@ def test_only_what_is_severe_enough_is_written_and_libraries_are_quiet(
     assert len(lines) == 2
     assert "shown" in lines[0]
     assert "told" in lines[1]
+
+
+@pytest.mark.parametrize(("level", "told"), [("info", 0), ("debug", 1)])
+def test_each_try_to_reach_a_database_is_told_only_to_who_asks_for_everything(
+    capsys: pytest.CaptureFixture[str], level: str, told: int
+) -> None:
+    configure_logging(Settings(log_level=level))  # type: ignore[arg-type]  # a parameter
+    logging.getLogger("psycopg.pool").warning("error connecting")
+
+    assert capsys.readouterr().err.count("error connecting") == told

@@ -5,124 +5,37 @@ import os
 import pty
 import re
 import resource
-import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from http.client import HTTPConnection
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-START_SECONDS = 30
-STOP_SECONDS = 30
-
-
-# --- a server process ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[bytes]
-    data_dir: Path
-    greeting: str
-
-    @property
-    def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.data_dir / "server.json").read_text())
-        return found
-
-    @property
-    def url(self) -> str:
-        return str(self.record["url"])
-
-    @property
-    def api(self) -> str:
-        return str(self.record["apis"]["mem9"])
-
-    @property
-    def key(self) -> str:
-        return (self.data_dir / "key").read_text().strip()
-
-    def client(self, key: str | None = None) -> httpx.Client:
-        return httpx.Client(base_url=self.api, headers={"X-API-Key": key or self.key}, timeout=30, trust_env=False)
-
-    def write(self, content: str) -> httpx.Response:
-        with self.client() as client:
-            return client.post("/memories", json={"content": content, "sync": True})
-
-    def found(self, query: str, **more: str) -> list[str]:
-        with self.client() as client:
-            answer = client.get("/memories", params={"q": query, **more})
-        assert answer.status_code == 200, answer.text
-        return [row["content"] for row in answer.json()["memories"]]
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(STOP_SECONDS)
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "polymem", *arguments]
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("POLYMEM_")}
-    return {**kept, **more}
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=60, check=False, env=environment()
-    )
-
-
-def read_greeting(descriptor: int) -> str:
-    """What the server says until it has said everything; bounded in time."""
-    text = b""
-    deadline = time.monotonic() + START_SECONDS
-    while b"/memories?q=" not in text:
-        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-        piece = os.read(descriptor, 65536) if ready else b""
-        if not piece:
-            break
-        text += piece
-    return text.decode()
-
-
-@contextmanager
-def serving(data_dir: Path, *flags: str) -> Iterator[Server]:
-    arguments = command("serve", "--port", "0", "--data-dir", str(data_dir), *flags)
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment())
-    try:
-        assert process.stdout is not None
-        greeting = read_greeting(process.stdout.fileno())
-        assert "answers at" in greeting, f"the server did not start: {greeting!r}"
-        yield Server(process, data_dir, greeting)
-    finally:
-        process.kill()
-        process.communicate()
+from processes import (
+    STOP_SECONDS,
+    IdleConnection,
+    Server,
+    SlowWrite,
+    command,
+    environment,
+    one_line,
+    read_greeting,
+    run,
+    serving,
+)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     with serving(tmp_path / "data") as running:
         yield running
-
-
-def one_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    assert len(lines) == 1, text
-    assert "Traceback" not in text
-    return lines[0]
 
 
 # --- starting ------------------------------------------------------------------------------------------------
@@ -197,7 +110,7 @@ def test_the_lines_to_try_work_as_they_are_printed(server: Server) -> None:
 def test_server_json_tells_programs_where_the_server_is_until_it_stops(server: Server) -> None:
     record = server.record
 
-    assert set(record) == {"url", "pid", "version", "started_at", "apis"}
+    assert set(record) == {"url", "pid", "version", "started_at", "apis", "database"}
     assert record["pid"] == server.process.pid
     assert httpx.get(f"{record['url']}/livez", trust_env=False).status_code == 200
     assert record["apis"] == {"mem9": f"{record['url']}/v1alpha2/mem9s"}
@@ -271,51 +184,6 @@ def test_a_wrong_setting_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 # --- stopping ------------------------------------------------------------------------------------------------
-
-
-class SlowWrite:
-    """A write whose headers the server has read and whose body it still waits for."""
-
-    BODY = b'{"content":"Said while the server was stopping","sync":true}'
-
-    def __init__(self, server: Server) -> None:
-        url = httpx.URL(server.api)
-        assert url.host is not None
-        assert url.port is not None
-        self._socket = socket.create_connection((url.host, url.port), timeout=STOP_SECONDS)
-        head = (
-            f"POST {url.path}/memories HTTP/1.1\r\nHost: {url.host}\r\nX-API-Key: {server.key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(self.BODY)}\r\nExpect: 100-continue\r\n\r\n"
-        )
-        self._socket.sendall(head.encode())
-        assert self._socket.recv(65536).startswith(b"HTTP/1.1 100")
-
-    def finish(self) -> bytes:
-        self._socket.sendall(self.BODY)
-        answer = b""
-        while piece := self._socket.recv(65536):
-            answer += piece
-        return answer
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class IdleConnection:
-    """A kept-alive connection on which nothing is asked any more."""
-
-    def __init__(self, server: Server) -> None:
-        url = httpx.URL(server.url)
-        self._connection = HTTPConnection(url.host, url.port, timeout=STOP_SECONDS)
-        self._connection.request("GET", "/livez")
-        self._connection.getresponse().read()
-
-    def wait_until_stopping(self) -> None:
-        """Returns when the server has closed the connection, as it does when it is asked to stop."""
-        assert self._connection.sock.recv(1) == b""
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -123,6 +123,12 @@ def test_all_kinds_of_values_are_read_from_the_file(tmp_path: Path) -> None:
         ("CORS_ORIGINS", "https://example.org/page", "a list of origins"),
         ("MODEL_DIR", " ", "a path"),
         ("DATA_DIR", "", "a path"),
+        ("BLOB_URL", "bucket", "a URL such as s3://bucket"),
+        ("BLOB_URL", "https://bucket", "a URL such as s3://bucket"),
+        ("S3_ENDPOINT", "storage:9000", "a URL such as https://"),
+        ("S3_REGION", "", "one line of text"),
+        ("DATABASE_CONNECTIONS", "0", "a whole number from 1 to 200"),
+        ("WORKER_CONCURRENCY", "-1", "a whole number from 0 to 64"),
     ],
 )
 def test_a_bad_value_is_refused_naming_setting_source_and_what_is_allowed(
@@ -170,6 +176,52 @@ def test_a_refused_secret_is_not_told(tmp_path: Path) -> None:
     assert "16 to 256 letters, digits or any of" in refused.value.message
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://tell:nobody@db/x", "postgresql:", "postgresql://", "tell nobody", "", "postgresql://tell:no body@db/x"],
+)
+def test_a_refused_database_url_is_not_told(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingsInvalid, match="allowed: a URL such as postgresql://") as refused:
+        read(tmp_path, environment={"POLYMEM_DATABASE_URL": url})
+
+    assert "nobody" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "postgresql://polymem:p%40ss@db.example:5432/memories?sslmode=require",
+            "postgresql://db.example:5432/memories",
+        ),
+        ("postgres://polymem:a@b@one:5432,two:5433/memories", "postgres://one:5432,two:5433/memories"),
+        ("postgresql:///memories?host=/run/postgresql&password=secret", "postgresql:///memories"),
+        ("postgresql://user:secret@db#secret", "postgresql://db"),
+    ],
+)
+def test_of_a_database_url_only_the_place_is_shown(tmp_path: Path, url: str, shown: str) -> None:
+    row = next(row for row in TABLE if row.name == "database_url")
+    loaded = read(tmp_path, environment={"POLYMEM_DATABASE_URL": url})
+
+    assert loaded.settings.database_url == url
+    assert loaded.shown(row) == shown
+
+
+def test_where_files_go_is_read_and_its_secret_masked(tmp_path: Path) -> None:
+    environment = {
+        "POLYMEM_BLOB_URL": "s3://bucket/folder",
+        "POLYMEM_S3_ENDPOINT": "http://127.0.0.1:9000",
+        "POLYMEM_S3_ACCESS_KEY_ID": "reader",
+        "POLYMEM_S3_SECRET_ACCESS_KEY": "of the reader",
+    }
+    loaded = read(tmp_path, environment=environment)
+
+    shown = {row.name: loaded.shown(row) for row in TABLE}
+    assert (shown["blob_url"], shown["s3_endpoint"]) == ("s3://bucket/folder", "http://127.0.0.1:9000")
+    assert (shown["s3_access_key_id"], shown["s3_secret_access_key"]) == ("reader", "********")
+    assert loaded.settings.s3_secret_access_key == "of the reader"
+
+
 def test_settings_made_in_a_program_are_checked_too() -> None:
     with pytest.raises(SettingsInvalid, match="setting port"):
         Settings(port=70_000)
@@ -197,7 +249,7 @@ def test_an_unknown_key_in_the_file_is_refused_with_a_suggestion(tmp_path: Path)
 
 
 def test_a_name_that_resembles_nothing_lists_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(SettingsInvalid, match="known: cors_origins, data_dir"):
+    with pytest.raises(SettingsInvalid, match="known: blob_url, cors_origins, data_dir"):
         read(tmp_path, file="zzzz = 1")
 
 

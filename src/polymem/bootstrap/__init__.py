@@ -7,6 +7,7 @@
         principal = await engine.keys.authenticate(secret)
 """
 
+from polymem.bootstrap.adapters import database_place, distribute_tables, open_blobs
 from polymem.bootstrap.composition import (
     Administration,
     SystemClock,
@@ -17,6 +18,7 @@ from polymem.bootstrap.composition import (
     open_engine,
 )
 from polymem.bootstrap.directory import FirstKey, ServerRecord, first_key, read_key, read_server
+from polymem.bootstrap.working import Working, bring_up_schema, check_work, work
 
 __all__ = [
     "Administration",
@@ -24,11 +26,18 @@ __all__ = [
     "ServerRecord",
     "SystemClock",
     "Uuid7Ids",
+    "Working",
     "begin_loading_model",
+    "bring_up_schema",
+    "check_work",
+    "database_place",
+    "distribute_tables",
     "first_key",
     "open_administration",
+    "open_blobs",
     "open_embedder",
     "open_engine",
     "read_key",
     "read_server",
+    "work",
 ]

@@ -12,6 +12,7 @@ from time import monotonic
 
 import uuid_utils
 
+from polymem.bootstrap.adapters import open_blobs, open_storage
 from polymem.config import Settings
 from polymem.engine.accounts import Accounts
 from polymem.engine.engine import Engine
@@ -20,11 +21,8 @@ from polymem.errors import SettingsInvalid
 from polymem.jobs.worker import EVERY_QUEUE, QUICK_QUEUES, Pace, Worker
 from polymem.ports.inference import Embedder
 from polymem.ports.storage import Storage
-from polymem.storage.blobs.filesystem import FilesystemBlobs
-from polymem.storage.sqlite.storage import SqliteStorage
 
 DATABASE_FILE = "polymem.db"
-BLOB_FOLDER = "blobs"
 POLL_SECONDS = 2.0
 # A stop waits this long for a short job to end; a longer one is given back and goes on at the next start.
 JOB_GRACE_SECONDS = 1.0
@@ -60,7 +58,7 @@ class Uuid7Ids:
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """What an operator's command works on: the accounts of a data directory, also while a server runs on it."""
+    """What an operator's command works on: the accounts of a database, also while servers run on it."""
 
     storage: Storage
     keys: Keys
@@ -69,32 +67,32 @@ class Administration:
 
 @asynccontextmanager
 async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
-    """The data directory is open beside whoever else has it open.
+    """The database is open beside whoever else has it open; one on PostgreSQL is not migrated.
 
-    Raises `SettingsInvalid` when it holds no database.
+    Raises `SettingsInvalid` when there is none.
     """
-    if not (settings.data_dir / DATABASE_FILE).is_file():
+    if settings.database_url is None and not (settings.data_dir / DATABASE_FILE).is_file():
         raise SettingsInvalid(f"no database in {settings.data_dir}; `polymem serve` makes one (see --data-dir)")
     clock, ids = SystemClock(), Uuid7Ids()
-    async with _open_storage(settings, owns_directory=False) as storage:
+    async with open_storage(settings, owns_directory=False, migrates=False) as storage:
         keys = Keys(storage, clock, ids)
         yield Administration(storage=storage, keys=keys, accounts=Accounts(storage, keys, clock, ids))
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
-    """The engine over the settings' data directory, with its worker running.
+async def open_engine(settings: Settings, *, runs_jobs: bool = True) -> AsyncIterator[Engine]:
+    """The engine over the settings' database, with its worker running unless `runs_jobs` is False.
 
     Afterwards everything that was accepted is stored and every thread has ended. Raises `DataDirectoryLocked` when a
-    server owns the directory.
+    server owns the directory of an embedded database.
     """
-    async with open_running(settings) as running:
+    async with open_running(settings, runs_jobs=runs_jobs) as running:
         yield running.engine
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An open engine and the worker that does its background work."""
+    """An open engine and the worker that does its background work, unless the settings leave that to others."""
 
     engine: Engine
     worker: Worker
@@ -118,14 +116,16 @@ def _load_model(settings: Settings) -> Embedder:
 
 
 @asynccontextmanager
-async def open_running(settings: Settings, model: Future[Embedder] | None = None) -> AsyncIterator[Running]:
+async def open_running(
+    settings: Settings, model: Future[Embedder] | None = None, *, runs_jobs: bool = True
+) -> AsyncIterator[Running]:
     """What `open_engine` opens, for whoever stops the worker on its own terms; `model` when it is loading already."""
+    is_embedded = settings.database_url is None
     async with AsyncExitStack() as stack:
         # Both at once: neither needs the other.
         loading = model or begin_loading_model(settings)
-        storage = await stack.enter_async_context(_open_storage(settings, owns_directory=True))
-        blobs = FilesystemBlobs(settings.data_dir / BLOB_FOLDER)
-        await blobs.remove_partial()
+        storage = await stack.enter_async_context(open_storage(settings, owns_directory=is_embedded))
+        blobs = await open_blobs(settings, owns_directory=is_embedded)
         embedder = await stack.enter_async_context(open_embedder(settings, loading))
         engine = Engine(
             storage=storage,
@@ -136,7 +136,8 @@ async def open_running(settings: Settings, model: Future[Embedder] | None = None
             inline_chunks=settings.inline_chunks,
         )
         worker = Worker(engine, pace=_pace(settings))
-        worker.start()
+        if runs_jobs and settings.worker_concurrency > 0:
+            worker.start()
         try:
             yield Running(engine, worker)
         finally:
@@ -144,7 +145,7 @@ async def open_running(settings: Settings, model: Future[Embedder] | None = None
 
 
 def _pace(settings: Settings) -> Pace:
-    """How the settings let the worker spend time: with two slots or more, one stays free of imports."""
+    """How the settings let the worker spend time: with two slots or more, one stays free of long jobs."""
     long_runs = max(1, settings.worker_concurrency - 1)
     quick_runs = settings.worker_concurrency - long_runs
     return Pace(slots=(EVERY_QUEUE,) * long_runs + (QUICK_QUEUES,) * quick_runs, poll_seconds=POLL_SECONDS)
@@ -158,17 +159,3 @@ async def open_embedder(settings: Settings, model: Future[Embedder] | None = Non
         yield embedder
     finally:
         await embedder.close()
-
-
-@asynccontextmanager
-async def _open_storage(settings: Settings, *, owns_directory: bool) -> AsyncIterator[Storage]:
-    storage = await SqliteStorage.open(
-        settings.data_dir,
-        owns_directory=owns_directory,
-        reader_count=settings.reader_threads,
-        vector_bytes=settings.vector_memory_bytes,
-    )
-    try:
-        yield storage
-    finally:
-        await storage.close()

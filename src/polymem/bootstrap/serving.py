@@ -3,25 +3,27 @@
 import asyncio
 import errno
 import gc
+import logging
 import math
 import os
-import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
-from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from polymem import __version__
+from polymem.bootstrap.adapters import database_place, warn_of_traps
 from polymem.bootstrap.composition import JOB_GRACE_SECONDS, Running, SystemClock, Uuid7Ids, open_running
 from polymem.bootstrap.directory import FirstKey, ServerRecord, first_key, remove_server, write_server
+from polymem.bootstrap.signals import Stop
 from polymem.config import Settings
-from polymem.errors import SettingsInvalid, Unavailable
+from polymem.errors import SettingsInvalid, StorageReadOnly, Unavailable
 from polymem.http.app import build_app
 from polymem.http.settings import HttpSettings
 from polymem.jobs.worker import Worker
@@ -31,7 +33,8 @@ API_PATHS: Mapping[str, str] = {"mem9": "/v1alpha2/mem9s"}
 _BACKLOG = 1024
 _KEEP_ALIVE_SECONDS = 75
 _IPV4 = 4
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ async def serve(settings: Settings, announce: Callable[[Serving], None], model: 
     A stop answers the requests in flight, hands the worker's job back and stores what was accepted, within
     `shutdown_grace_seconds`. A second signal ends the process at once; what was acknowledged is stored all the same.
     """
-    stop = _Stop(settings.data_dir)
+    stop = Stop()
     with stop.on_signals():
         async with open_running(settings, model) as running:
             with _listening(settings) as listener:
@@ -59,8 +62,9 @@ async def serve(settings: Settings, announce: Callable[[Serving], None], model: 
 
 
 async def _serve(
-    settings: Settings, running: Running, listener: socket.socket, stop: "_Stop", announce: Callable[[Serving], None]
+    settings: Settings, running: Running, listener: socket.socket, stop: Stop, announce: Callable[[Serving], None]
 ) -> None:
+    warn_of_traps(settings)
     clock, engine = SystemClock(), running.engine
     started_at = clock.now()
     key = await first_key(engine, settings)
@@ -83,10 +87,11 @@ async def _serve(
         version=__version__,
         started_at=started_at.isoformat(),
         apis={name: url + mount + API_PATHS[name] for name, mount in http_settings.mounts.items()},
+        database=database_place(settings),
     )
 
     async def answers() -> None:
-        await asyncio.to_thread(write_server, settings.data_dir, record)
+        await asyncio.to_thread(_tell_others, settings, record)
         health = await engine.health()
         announce(Serving(record=record, key=key, degraded=health.degraded))
         # What stands now stays: collections of the requests' garbage need not walk over it, which took 0.1 s at times.
@@ -94,11 +99,22 @@ async def _serve(
         gc.enable()
 
     server = _Server(build_app(engine, http_settings), settings, running.worker, answers)
-    stop.watch(server)
+    stop.before_the_end = partial(remove_server, settings.data_dir, record)
+    stop.then(server.leave)
     try:
         await server.serve(sockets=[listener])
     finally:
-        await asyncio.to_thread(remove_server, settings.data_dir)
+        await asyncio.to_thread(remove_server, settings.data_dir, record)
+
+
+def _tell_others(settings: Settings, record: ServerRecord) -> None:
+    """The server's record stands in the data directory, which a server on PostgreSQL may do without."""
+    try:
+        write_server(settings.data_dir, record)
+    except StorageReadOnly as error:
+        if settings.database_url is None:
+            raise
+        _log.info("commands on this machine will not find this server: %s", error.message)
 
 
 class _Server(uvicorn.Server):
@@ -127,6 +143,10 @@ class _Server(uvicorn.Server):
         self._worker = worker
         self._answers = answers
 
+    def leave(self) -> None:
+        """The server stops as soon as what it has in hand is answered."""
+        self.should_exit = True
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """The server answers, and that has been told."""
         await super().startup(sockets=sockets)
@@ -142,40 +162,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals stay as they are."""
         yield
-
-
-class _Stop:
-    """Makes of the first SIGINT or SIGTERM a clean stop and of the second the end of the process."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._server: _Server | None = None
-        self._is_asked = False
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Both signals come here, from any state of the start or stop."""
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, number)
-        try:
-            yield
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
-
-    def watch(self, server: _Server) -> None:
-        """A stop, also one asked for before, ends this server."""
-        self._server = server
-        server.should_exit = self._is_asked
-
-    def _on_signal(self, number: int) -> None:
-        if self._is_asked:
-            remove_server(self._data_dir)
-            os._exit(128 + number)
-        self._is_asked = True
-        if self._server is not None:
-            self._server.should_exit = True
 
 
 @contextmanager

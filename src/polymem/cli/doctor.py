@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from polymem.bootstrap import Administration, open_administration, open_embedder, read_server
+from polymem.bootstrap import Administration, open_administration, open_blobs, open_embedder, read_server
 from polymem.bootstrap.directory import KEY_FILE
 from polymem.cli.options import AsJson, Config, DataDir, settings_from
 from polymem.cli.output import ExitStatus, print_json, print_rows, say
@@ -38,9 +38,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _doctor(*, data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
-    """Check the data directory, the model, the index against the rows, and the jobs; repair nothing.
+    """Check the data directory, the model, uploaded files, the index against the rows, and the jobs; repair nothing.
 
-    Ends with 0 when all is well, 1 when something was found, 2 when the data directory cannot be opened.
+    Ends with 0 when all is well, 1 when something was found, 2 when the database cannot be opened.
     """
     settings = settings_from(data_dir, config)
     checked = _directory_checks(settings)
@@ -76,6 +76,9 @@ def _print(checked: list[Checked], *, as_json: bool) -> None:
 
 def _directory_checks(settings: Settings) -> list[Checked]:
     folder = settings.data_dir
+    if settings.database_url is not None and not folder.exists():
+        # Such a process may do without one: it keeps uploaded files, a first key and its address there, if anything.
+        return [Checked(check="data directory", is_ok=True, message=f"{folder} is not there, and need not be")]
     return [_permissions(folder), *_key_permissions(folder), _free_space(folder)]
 
 
@@ -122,7 +125,7 @@ async def _opened_checks(settings: Settings) -> list[Checked]:
             Checked(check=each.kind.value, is_ok=each.is_ok, message=each.message, compared=each.compared)
             for each in findings
         ]
-        checked.append(await _jobs(admin))
+        checked += [await _files(settings, admin), await _jobs(admin)]
     return checked
 
 
@@ -142,6 +145,18 @@ async def _model(settings: Settings) -> Checked:
         identity = embedder.identity
         message = embedder.problem or f"{identity.name}, revision {identity.revision}"
         return Checked(check="model", is_ok=embedder.problem is None, message=message)
+
+
+async def _files(settings: Settings, admin: Administration) -> Checked:
+    """The store of uploaded files answers; `compared` are the files of the oldest tenant."""
+    blobs = await open_blobs(settings, owns_directory=False)
+    place = settings.blob_url or str(settings.data_dir)
+    tenants = await admin.accounts.list_tenants()
+    try:
+        found = [blob_id for tenant in tenants[:1] for blob_id in await blobs.list_ids(tenant.id)]
+    except PolymemError as error:
+        return Checked(check="files", is_ok=False, message=error.message)
+    return Checked(check="files", is_ok=True, message=place, compared=len(found))
 
 
 async def _jobs(admin: Administration) -> Checked:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from polymem import __version__
-from polymem.cli import accounts, doctor, documentation, jobs, memories, serving, settings
+from polymem.cli import accounts, copy, doctor, documentation, jobs, memories, serving, settings, working
 
 app = typer.Typer(
     name="polymem",
@@ -17,10 +17,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 serving.add_to(app)
+working.add_to(app)
 memories.add_to(app)
 accounts.add_to(app)
 jobs.add_to(app)
 doctor.add_to(app)
+copy.add_to(app)
 settings.add_to(app)
 documentation.add_to(app)
 

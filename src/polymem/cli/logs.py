@@ -10,6 +10,8 @@ from polymem.config import Settings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _QUIET = ("uvicorn", "httpx", "httpcore", "asyncio")
+# A pool of connections tells each of its tries while the database is away; that it is away, others tell.
+_SILENT = "psycopg"
 
 
 def configure_logging(settings: Settings) -> None:
@@ -21,6 +23,7 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    logging.getLogger(_SILENT).setLevel(logging.NOTSET if root.level == logging.DEBUG else logging.ERROR)
 
 
 class JsonLines(logging.Formatter):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from polymem.bootstrap import Uuid7Ids, first_key, open_engine, read_key, read_server
+from polymem.bootstrap import Uuid7Ids, database_place, first_key, open_engine, read_key, read_server
 from polymem.cli.options import AsJson, Config, DataDir, settings_from, time_in
 from polymem.cli.output import moment, print_json, print_rows, say
 from polymem.config import Settings
@@ -99,7 +99,7 @@ async def _written(settings: Settings, content: str, tags: list[str]) -> str:
     server = await _server(settings)
     if server is not None:
         return await server.write(content, tags)
-    async with open_engine(settings) as engine:
+    async with open_engine(settings, runs_jobs=settings.database_url is None) as engine:
         written = await engine.write.memory(await _call(engine, settings), NewMemory(content=content, tags=tuple(tags)))
         return written.memory.id
 
@@ -111,7 +111,7 @@ async def _recalled(settings: Settings, question: Question) -> list[Row]:
             question.text, limit=question.limit, at=moment(question.at), is_explained=question.is_explained
         )
         return [_row(each, is_explained=question.is_explained) for each in found]
-    async with open_engine(settings) as engine:
+    async with open_engine(settings, runs_jobs=settings.database_url is None) as engine:
         call = await _call(engine, settings)
         request = RecallRequest(
             text=question.text,
@@ -141,9 +141,9 @@ def _hit_row(hit: RecallHit, *, is_explained: bool) -> Row:
 
 
 async def _server(settings: Settings) -> "ServerClient | None":
-    """The server that answers for the data directory, or None: then the command opens the directory itself."""
+    """The server that answers for the settings' database, or None: then the command opens the database itself."""
     record = read_server(settings.data_dir)
-    if record is None:
+    if record is None or record.database != database_place(settings):
         return None
     from polymem.cli.attach import ServerClient, is_answering  # noqa: PLC0415 - see there
 
@@ -164,7 +164,7 @@ def _secret(settings: Settings) -> str:
 
 
 async def _call(engine: Engine, settings: Settings) -> Call:
-    """The owner of the data directory's key calls; a new directory gets its first key here as in a first start."""
+    """The owner of the data directory's key calls; a new database gets its first key here as in a first start."""
     await first_key(engine, settings)
     principal = await engine.keys.authenticate(_secret(settings))
     return Call(principal=principal, request_id=Uuid7Ids().new_id())

@@ -53,13 +53,19 @@ def greeting(
 ) -> list[str]:
     """What a person needs to begin; the secret itself only when it is new and a terminal shows it."""
     shows_secret = sys.stdout.isatty() if is_terminal is None else is_terminal
-    lines = [f"polymem {record.version} answers at {record.url}", f"  data  {settings.data_dir}"]
+    lines = [f"polymem {record.version} answers at {record.url}", f"  data  {record.database or settings.data_dir}"]
     if key.secret is not None and shows_secret:
         lines.append(f"  key   {key.secret}")
     if key.file is not None:
         lines.append(f"  key file  {key.file}")
+    elif key.secret is not None:
+        lines.append("  key   the one that the settings give, which was made the first key")
+    elif settings.key is not None and not key.is_preset_refused:
+        lines.append("  key   the one that the settings give")
     else:
         lines.append("  key   made earlier; `polymem keys create` makes another")
+    if key.is_preset_refused:
+        lines.append("  key   the one that the settings give opens nothing here: another one was made the first key")
     lines += [f"  degraded  {reason}" for reason in degraded]
     api = record.apis.get("mem9")
     if api is not None:
