@@ -16,8 +16,8 @@ from polymem.domain.model import ModelIdentity
 from polymem.errors import InferenceUnavailable
 from polymem.inference.lane import Lane, LaneLimits
 from polymem.inference.minilm import EncodedChunk, MiniLm, ModelDamaged
+from polymem.ports.changes import EmbeddedChunk
 from polymem.ports.inference import EmbeddedText, QueryEmbedding
-from polymem.ports.storage import EmbeddedChunk
 
 QUERY_CACHE_SIZE = 1024
 SEGMENT_CHARACTERS = 4_000
