@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench.recall import ablation, calibrate, crossval, engine_run, fit, http_run
@@ -13,6 +14,9 @@ from bench.recall.configurations import Configuration, read_configurations
 from bench.recall.dataset import DataSet, load
 from bench.recall.files import data_files
 from bench.recall.sweep import sweeps
+from bench.scale.server import LabServer, lab_server
+
+SQLITE, POSTGRES = "sqlite", "postgres"
 
 _COMMANDS = {
     "engine": "the engine in this process beside the baselines; status 1 when not clearly better than BM25",
@@ -39,7 +43,10 @@ def main() -> None:
 def _run(given: argparse.Namespace, root: Path, data_sets: Sequence[DataSet]) -> bool:
     match given.command:
         case "engine":
-            return asyncio.run(_each_engine(root, data_sets, given.threads))
+            with ExitStack() as stack:
+                is_asked = given.storage == POSTGRES
+                server = stack.enter_context(lab_server(given.database_url)) if is_asked else None
+                return asyncio.run(_each_engine(root, data_sets, given.threads, server))
         case "http":
             # Each is measured, also when the one before was not good enough.
             better = [http_run.measure(root, data_set) for data_set in data_sets]
@@ -61,8 +68,8 @@ def _run(given: argparse.Namespace, root: Path, data_sets: Sequence[DataSet]) ->
             return crossval.print_report(found, given.splits)
 
 
-async def _each_engine(root: Path, data_sets: Sequence[DataSet], threads: int) -> bool:
-    return all([await engine_run.measure(root, data_set, threads=threads) for data_set in data_sets])
+async def _each_engine(root: Path, data_sets: Sequence[DataSet], threads: int, server: LabServer | None) -> bool:
+    return all([await engine_run.measure(root, each, threads=threads, server=server) for each in data_sets])
 
 
 def _configurations(given: argparse.Namespace) -> list[Configuration]:
@@ -79,6 +86,14 @@ def _arguments() -> argparse.Namespace:
         command.add_argument("files", nargs="*", type=Path, help="data sets (default: both development sets)")
         command.add_argument("--keep", type=Path, help="keep what is stored in this directory; the next run reuses it")
         command.add_argument("--threads", type=int, default=2, help="threads that embed documents")
+        if name == "engine":
+            command.add_argument(
+                "--storage",
+                choices=(SQLITE, POSTGRES),
+                default=SQLITE,
+                help="postgres: the engine on PostgreSQL too, beside the one on SQLite",
+            )
+            command.add_argument("--database-url", help="a server with pgvector (default: one of our own)")
         if name in {"ablation", "crossval"}:
             command.add_argument("--configurations", type=Path, help="JSON: names, each with its changed weights")
             command.add_argument("--only", action="store_true", help="the defaults and the file's configurations alone")

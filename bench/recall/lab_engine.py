@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.recall.baselines import QueryVectors, StoredVectors
 from bench.recall.dataset import DataSet, History
+from bench.recall.memo import remembering_embedder
 from bench.recall.memories import EPOCH, lab_uuid, memory, position_of, space_id, tenant_id, user_id
 from polymem.domain.model import (
     Call,
@@ -33,7 +34,9 @@ from polymem.engine.access import Access
 from polymem.engine.indexing import Indexer
 from polymem.engine.recall import Recall
 from polymem.inference.embedder import LocalEmbedder
-from polymem.ports.storage import NewAccount, PutMemory, SetEmbedding
+from polymem.ports.changes import PutMemory, SetEmbedding
+from polymem.ports.directory import NewAccount
+from polymem.ports.storage import Storage
 from polymem.storage.sqlite.storage import SqliteStorage
 
 _PLAN = Plan(name="self-hosted", requests_per_minute=60_000, burst=60_000, max_memories=None)
@@ -63,25 +66,30 @@ class LabClock:
 class LabEngine:
     """What a run needs of the engine."""
 
-    storage: SqliteStorage
+    storage: Storage
     embedder: LocalEmbedder
     indexer: Indexer
 
 
 @asynccontextmanager
-async def open_engine(directory: Path, *, threads: int = 2) -> AsyncIterator[LabEngine]:
-    """The engine over a data directory, closed at the end."""
+async def open_engine(directory: Path, *, threads: int = 2, remembers: bool = False) -> AsyncIterator[LabEngine]:
+    """The engine over a data directory, closed at the end.
+
+    With `remembers` its indexer asks the model once for the same texts, for one who feeds them elsewhere too.
+    """
     storage = await SqliteStorage.open(directory)
     embedder = LocalEmbedder.open(threads=threads)
     try:
-        yield LabEngine(storage, embedder, Indexer(embedder))
+        yield LabEngine(storage, embedder, Indexer(remembering_embedder(embedder) if remembers else embedder))
     finally:
         await embedder.close()
         await storage.close()
 
 
 @asynccontextmanager
-async def fed_engine(root: Path, data_set: DataSet, *, threads: int = 2) -> AsyncIterator[LabEngine]:
+async def fed_engine(
+    root: Path, data_set: DataSet, *, threads: int = 2, remembers: bool = False
+) -> AsyncIterator[LabEngine]:
     """The engine with every history of a data set stored, fed unless an earlier run left it under `root`.
 
     The directory's name tells what was fed and what made the index entries, so a change of the data, the model,
@@ -91,12 +99,9 @@ async def fed_engine(root: Path, data_set: DataSet, *, threads: int = 2) -> Asyn
     finished = directory / _FED
     if directory.is_dir() and not finished.is_file():
         shutil.rmtree(directory)
-    async with open_engine(directory, threads=threads) as engine:
+    async with open_engine(directory, threads=threads, remembers=remembers) as engine:
         if not finished.is_file():
-            started = time.perf_counter()
-            for number, history in enumerate(data_set.histories):
-                await _feed(engine, number, history)
-            seconds = time.perf_counter() - started
+            seconds = await feed(engine, data_set)
             finished.write_text(f"{data_set.turn_count} turns in {seconds:.1f} s\n", encoding="utf-8")
             print(f"{data_set.name}: fed {finished.read_text(encoding='utf-8').strip()}", file=sys.stderr)
         yield engine
@@ -140,6 +145,14 @@ async def query_vectors(engine: LabEngine, text: str) -> QueryVectors:
     """The vectors of a question."""
     found = await engine.embedder.embed_query(text)
     return QueryVectors(found.embedding, found.token_vectors, found.tokens)
+
+
+async def feed(engine: LabEngine, data_set: DataSet) -> float:
+    """Every history is stored, each as a tenant of its own; how many seconds it took."""
+    started = time.perf_counter()
+    for number, history in enumerate(data_set.histories):
+        await _feed(engine, number, history)
+    return time.perf_counter() - started
 
 
 async def _feed(engine: LabEngine, number: int, history: History) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 from bench.speed.texts import data_files, pieces
 from bench.speed.vectors import Mix, Pieces, embedded, embedding_of, text_of
 from polymem.bootstrap import SystemClock, Uuid7Ids
-from polymem.domain.model import ContentType, Memory, MemoryId, MemoryState, MemoryType, Turn
+from polymem.domain.model import ContentType, Memory, MemoryId, MemoryState, MemoryType, ModelIdentity, Turn
 from polymem.engine.indexing import bare_entry
 from polymem.engine.keys import DEFAULT_PLAN, Keys
 from polymem.engine.requests import NewSecret
 from polymem.inference.embedder import LocalEmbedder
-from polymem.ports.storage import PutMemory
+from polymem.ports.changes import PutMemory
+from polymem.ports.runtime import Ids
+from polymem.ports.storage import Storage
 from polymem.storage.sqlite.storage import SqliteStorage
 
 KEYS_FILE = "speed.json"
@@ -41,15 +43,20 @@ class FillOrder:
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """Makes the memory at each place of a tenant."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """Makes the memory at each place of a tenant, for any storage.
+
+    The first `turns` are turns of sessions. The plain pieces are taken in turn from number `first_piece` on.
+    """
 
     source: Pieces
-    embedder: LocalEmbedder
+    model: ModelIdentity
     chance: np.random.Generator
     account: NewSecret
     turns: int
+    ids: Ids
+    first_piece: int = 0
 
     def puts(self, start: int, count: int) -> list[PutMemory]:
         """The changes that store `count` memories from a place on."""
@@ -61,11 +68,12 @@ class _Maker:
         for row in range(count):
             place = start + row
             is_plain = place < size
-            first, last = (place, place) if is_plain else (int(pairs[row, 0]), int(pairs[row, 1]))
+            piece = (self.first_piece + place) % size
+            first, last = (piece, piece) if is_plain else (int(pairs[row, 0]), int(pairs[row, 1]))
             mix = Mix(first, last, float(shares[row]))
             text = text_of(self.source, mix)
             memory = self._memory(place, text)
-            vectors = embedding_of(self.source, mix, text, self.embedder, noise[row])
+            vectors = embedding_of(self.source, mix, text, self.model, noise[row])
             made.append(PutMemory(memory=memory, index=replace(bare_entry(memory), embedding=vectors)))
         return made
 
@@ -74,7 +82,7 @@ class _Maker:
         session, seq = divmod(place, _TURNS_PER_SESSION)
         at = _EPOCH + timedelta(minutes=place % 500_000)
         return Memory(
-            id=MemoryId(Uuid7Ids().new_id()),
+            id=MemoryId(self.ids.new_id()),
             space_id=self.account.user.personal_space_id,
             content=text,
             memory_type=MemoryType.SESSION if is_turn else MemoryType.INSIGHT,
@@ -105,7 +113,7 @@ async def fill(order: FillOrder) -> None:
         shutil.rmtree(order.directory, ignore_errors=True)
         storage = await SqliteStorage.open(order.directory)
         try:
-            await _fill(order, storage, source, embedder)
+            await _fill(order, storage, source, embedder.identity)
         finally:
             await storage.close()
     finally:
@@ -114,14 +122,15 @@ async def fill(order: FillOrder) -> None:
     print(f"{size / 1e6:.0f} MB, {size / order.memories:.0f} bytes a memory")
 
 
-async def _fill(order: FillOrder, storage: SqliteStorage, source: Pieces, embedder: LocalEmbedder) -> None:
-    clock, started = SystemClock(), time.perf_counter()
-    keys = Keys(storage, clock, Uuid7Ids())
+async def _fill(order: FillOrder, storage: Storage, source: Pieces, model: ModelIdentity) -> None:
+    clock, ids, started = SystemClock(), Uuid7Ids(), time.perf_counter()
+    keys = Keys(storage, clock, ids)
     accounts = [await keys.create_tenant(name=f"speed {n}", plan=DEFAULT_PLAN) for n in range(order.tenants)]
     share = order.memories // order.tenants
     for number, account in enumerate(accounts):
         chance = np.random.default_rng(number)
-        maker = _Maker(source, embedder, chance, account, turns=round(share * order.turn_share))
+        turns = round(share * order.turn_share)
+        maker = Maker(source=source, model=model, chance=chance, account=account, turns=turns, ids=ids)
         store = storage.tenant(account.tenant.id)
         for start in range(0, share, _PER_COMMIT):
             await store.commit(maker.puts(start, min(_PER_COMMIT, share - start)), now=clock.now())

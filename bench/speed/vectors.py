@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.speed.texts import mixed
+from polymem.domain.model import ModelIdentity
 from polymem.inference.embedder import LocalEmbedder
-from polymem.ports.storage import EmbeddedChunk, Embedding
+from polymem.ports.changes import EmbeddedChunk, Embedding
 
 _BATCH = 256
 _NOISE = 0.25
@@ -70,7 +71,7 @@ def text_of(pieces: Pieces, mix: Mix) -> str:
     return mixed(pieces.texts[mix.first], pieces.texts[mix.last], mix.share)
 
 
-def embedding_of(pieces: Pieces, mix: Mix, text: str, embedder: LocalEmbedder, noise: NDArray[np.float32]) -> Embedding:
+def embedding_of(pieces: Pieces, mix: Mix, text: str, model: ModelIdentity, noise: NDArray[np.float32]) -> Embedding:
     """The vectors of a mix: see the package's docstring."""
     if mix.first == mix.last:
         vector, tokens = pieces.embeddings[mix.first], pieces.tokens_of(mix.first)
@@ -81,7 +82,7 @@ def embedding_of(pieces: Pieces, mix: Mix, text: str, embedder: LocalEmbedder, n
         heads, tails = pieces.tokens_of(mix.first), pieces.tokens_of(mix.last)
         tokens = np.concatenate([heads[: round(len(heads) * mix.share)], tails[round(len(tails) * mix.share) :]])
     chunk = EmbeddedChunk(start=0, end=len(text), embedding=vector.astype(np.float32), token_vectors=tokens)
-    return Embedding(model=embedder.identity, chunks=(chunk,), is_complete=True)
+    return Embedding(model=model, chunks=(chunk,), is_complete=True)
 
 
 def _read(cache: Path, name: str, texts: list[str]) -> Pieces | None:
