@@ -28,8 +28,11 @@ from polymem.http.app import build_app
 from polymem.http.settings import HttpSettings
 from polymem.inference.embedder import LocalEmbedder
 from polymem.jobs.handlers import handlers_of
+from polymem.ports.storage import Storage
 from polymem.storage.blobs.filesystem import FilesystemBlobs
+from polymem.storage.postgres.storage import PostgresStorage
 from polymem.storage.sqlite.storage import SqliteStorage
+from postgres import PostgresServer
 
 _HERE = Path(__file__).parent
 _STARTED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -108,10 +111,14 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(directory: Path) -> AsyncIterator[House]:
-    """An engine over a new data directory, open until the end of the block."""
+async def open_house(directory: Path, database: str | None = None) -> AsyncIterator[House]:
+    """An engine over a new data directory, or a PostgreSQL database, open until the end of the block."""
     clock = HandMovedClock()
-    storage = await SqliteStorage.open(directory)
+    storage: Storage
+    if database is None:
+        storage = await SqliteStorage.open(directory)
+    else:
+        storage = await PostgresStorage.open(database, connections=4)
     embedder = LocalEmbedder.open()
     try:
         blobs = FilesystemBlobs(directory / "blobs")
@@ -121,9 +128,13 @@ async def open_house(directory: Path) -> AsyncIterator[House]:
         await storage.close()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    async with open_house(tmp_path_factory.mktemp("data")) as opened:
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=["postgres", "sqlite"])
+async def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    database = None
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        database = server.new_database()
+    async with open_house(tmp_path_factory.mktemp("data"), database) as opened:
         yield opened
 
 

@@ -32,6 +32,7 @@ from schemathesis.specs.openapi.checks import (
 from polymem.domain.model import JobKind
 from polymem.http.app import build_app
 from polymem.http.settings import HttpSettings
+from postgres import PostgresServer
 
 
 def _shared(path: Path) -> Any:
@@ -134,10 +135,13 @@ class Target:
         return answer
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+@pytest.fixture(scope="module", params=["postgres", "sqlite"])
+def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+) -> Iterator[Target]:
+    database = postgres_server.new_database() if request.param == "postgres" else None
     with asyncio.Runner() as runner:
-        opened = serving.open_house(tmp_path_factory.mktemp("data"))
+        opened = serving.open_house(tmp_path_factory.mktemp("data"), database)
         house = runner.run(opened.__aenter__())
         try:
             yield runner.run(_aim(runner, house))

@@ -6,12 +6,13 @@ import contextlib
 import functools
 import shutil
 import tempfile
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, assert_never
+from typing import Any, Protocol, TypeVar, assert_never
+from uuid import uuid4
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -72,7 +73,9 @@ from polymem.ports.changes import (
 )
 from polymem.ports.directory import NewAccount
 from polymem.ports.storage import Storage
+from polymem.storage.postgres.storage import PostgresStorage
 from polymem.storage.sqlite.storage import SqliteStorage
+from postgres import PostgresServer, running_postgres
 
 T = TypeVar("T")
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -475,25 +478,89 @@ def prepared_directory() -> Path:
     atexit.register(shutil.rmtree, directory)
 
     async def prepare() -> None:
-        storage = await SqliteStorage.open(directory, owns_directory=False)
-        second = Space(id=SPACES[1], kind=SpaceKind.PERSONAL, name="general", is_restricted=False, created_at=START)
-        for tenant_id in TENANTS:
-            made = account(tenant_id)
-            assert await storage.directory.create_account(made)
-            user = replace(made.user, id=UserId("second"), name="bob", personal_space_id=second.id)
-            await storage.directory.add_user(user, second)
-        await storage.close()
+        await add_tenants(await SqliteStorage.open(directory, owns_directory=False))
 
     asyncio.run(prepare())
     return directory
 
 
+async def add_tenants(storage: Storage) -> None:
+    """The storage holds the tenants, and is closed."""
+    second = Space(id=SPACES[1], kind=SpaceKind.PERSONAL, name="general", is_restricted=False, created_at=START)
+    for tenant_id in TENANTS:
+        made = account(tenant_id)
+        assert await storage.directory.create_account(made)
+        user = replace(made.user, id=UserId("second"), name="bob", personal_space_id=second.id)
+        await storage.directory.add_user(user, second)
+    await storage.close()
+
+
+@functools.cache
+def prepared_server() -> PostgresServer:
+    """A PostgreSQL with a database that holds the tenants and nothing else, to copy from."""
+    running = contextlib.ExitStack()
+    server = running.enter_context(running_postgres())
+    atexit.register(running.close)
+    server.run(f"ALTER DATABASE {server.new_database().partition('?')[0].rpartition('/')[2]} RENAME TO prepared")
+
+    async def prepare() -> None:
+        await add_tenants(await PostgresStorage.open(server.url("prepared"), connections=1))
+
+    asyncio.run(prepare())
+    return server
+
+
+class Place(Protocol):
+    """Where one example keeps its storage."""
+
+    async def open(self) -> Storage:
+        """The storage, with all that was stored in it before."""
+        ...
+
+    def remove(self) -> None:
+        """Nothing of it is left."""
+        ...
+
+
+class Folder:
+    """A data directory."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="polymem-machine-"))
+        shutil.copytree(prepared_directory(), self._directory, dirs_exist_ok=True)
+
+    async def open(self) -> Storage:
+        return await SqliteStorage.open(self._directory, reader_count=1, owns_directory=False)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._directory)
+
+
+class ServerDatabase:
+    """A database of a PostgreSQL."""
+
+    def __init__(self) -> None:
+        self._server = prepared_server()
+        self._name = f"machine_{uuid4().hex}"
+        self._server.run(f"CREATE DATABASE {self._name} TEMPLATE prepared STRATEGY FILE_COPY")
+
+    async def open(self) -> Storage:
+        return await PostgresStorage.open(self._server.url(self._name), connections=2)
+
+    def remove(self) -> None:
+        self._server.run(f"DROP DATABASE {self._name} WITH (FORCE)")
+
+
 class _Machine(RuleBasedStateMachine):
     """Drives one storage and one reference for each tenant with the same commands."""
 
+    make_place: Callable[[], Place] = Folder
+    # Calls that are made at once are committed in the order of the calls, which one writer promises; rows are numbered.
+    has_one_writer = True
+
     def __init__(self) -> None:
         super().__init__()
-        self.directory = Path(tempfile.mkdtemp(prefix="polymem-machine-"))
+        self.place: Place | None = None
         self.runner = asyncio.Runner()
         self.storage: Storage | None = None
         self.references: dict[TenantId, Reference] = {tenant: Reference() for tenant in TENANTS}
@@ -511,12 +578,13 @@ class _Machine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        shutil.copytree(prepared_directory(), self.directory, dirs_exist_ok=True)
-        self.storage = self.run(SqliteStorage.open(self.directory, reader_count=1, owns_directory=False))
+        self.place = type(self).make_place()
+        self.storage = self.run(self.place.open())
 
     def teardown(self) -> None:
         with contextlib.ExitStack() as stack:
-            stack.callback(shutil.rmtree, self.directory)
+            if self.place is not None:
+                stack.callback(self.place.remove)
             stack.callback(self.runner.close)
             if self.storage is not None:
                 stack.callback(lambda: self.run(self.opened.close()))
@@ -559,8 +627,9 @@ class _Machine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
+        assert self.place is not None
         self.run(self.opened.close())
-        self.storage = self.run(SqliteStorage.open(self.directory, reader_count=1, owns_directory=False))
+        self.storage = self.run(self.place.open())
 
     @invariant()
     def counts_agree(self) -> None:
@@ -585,6 +654,8 @@ class MemoryMachine(_Machine):
         store = self.opened.tenant(tenant_id)
 
         async def together() -> list[CommitResult]:
+            if not self.has_one_writer:
+                return [await store.commit(batch, now=self.now) for batch in batches]
             return await asyncio.gather(*(store.commit(batch, now=self.now) for batch in batches))
 
         for batch, result in zip(batches, self.run(together()), strict=True):
@@ -644,7 +715,8 @@ class MemoryMachine(_Machine):
             held = {memory_id: held.memory for memory_id, held in reference.held.items()}
             assert self.run(store.get_memories(IDS, frozenset(SPACES))) == held
             lacking = sorted(
-                (each for each in reference.held.values() if not each.has_vectors), key=lambda each: each.place
+                (each for each in reference.held.values() if not each.has_vectors),
+                key=lambda each: (each.place if self.has_one_writer else 0, each.memory.id),
             )
             found = self.run(store.list_without_vectors(MODEL, limit=len(IDS)))
             assert found == tuple(each.memory.id for each in lacking)
@@ -782,7 +854,28 @@ _SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+class ServerMemoryMachine(MemoryMachine):
+    """The same on PostgreSQL."""
+
+    make_place = ServerDatabase
+    has_one_writer = False
+
+
+class ServerJobMachine(JobMachine):
+    """The same on PostgreSQL."""
+
+    make_place = ServerDatabase
+    has_one_writer = False
+
+
 MemoryMachine.TestCase.settings = settings(_SETTINGS, max_examples=40, stateful_step_count=30)
 JobMachine.TestCase.settings = settings(_SETTINGS, max_examples=60, stateful_step_count=40)
+# Fewer: an example takes a database, and each step a round trip.
+ServerMemoryMachine.TestCase.settings = settings(_SETTINGS, max_examples=8, stateful_step_count=20)
+ServerJobMachine.TestCase.settings = settings(_SETTINGS, max_examples=12, stateful_step_count=25)
 TestMemoriesAgreeWithTheirReference = MemoryMachine.TestCase
 TestJobsAgreeWithTheirReference = JobMachine.TestCase
+TestMemoriesOfPostgresAgreeWithTheirReference = ServerMemoryMachine.TestCase
+TestJobsOfPostgresAgreeWithTheirReference = ServerJobMachine.TestCase

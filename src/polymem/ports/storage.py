@@ -100,7 +100,10 @@ class TenantStore(Protocol):
         ...
 
     async def list_without_vectors(self, model: ModelIdentity, *, limit: int) -> tuple[MemoryId, ...]:
-        """Ids of memories whose vectors are missing, incomplete, or made by another model, oldest first."""
+        """Ids of memories whose vectors are missing, incomplete, or made by another model, oldest first.
+
+        Oldest by when they were stored, or by their ids, which are made in order of time.
+        """
         ...
 
     async def list_spaces(self, user_id: UserId) -> tuple[tuple[Space, Membership | None], ...]:

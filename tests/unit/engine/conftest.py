@@ -33,7 +33,9 @@ from polymem.errors import InferenceUnavailable, NotFound, TooLarge
 from polymem.ports.changes import AddSpace, Change, CommitResult, EmbeddedChunk
 from polymem.ports.inference import EmbeddedText, QueryEmbedding
 from polymem.ports.storage import Storage, TenantStore
+from polymem.storage.postgres.storage import PostgresStorage
 from polymem.storage.sqlite.storage import SqliteStorage
+from postgres import PostgresServer
 
 START = datetime(2025, 3, 1, 12, tzinfo=UTC)
 CHUNK_CHARACTERS = 200
@@ -256,12 +258,19 @@ class World:
         )
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def _storage(kind: str, request: pytest.FixtureRequest, folder: Path) -> Storage:
+    if kind == "sqlite":
+        return await SqliteStorage.open(folder / "data", owns_directory=False, reader_count=1)
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return await PostgresStorage.open(server.new_database(), connections=3)
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """An engine over an empty storage, after its first start."""
     clock = FrozenClock()
     ids = CountedIds(clock)
-    storage = WatchedStorage(await SqliteStorage.open(tmp_path / "data", owns_directory=False, reader_count=1))
+    storage = WatchedStorage(await _storage(request.param, request, tmp_path))
     embedder, blobs = HashEmbedder(), MemoryBlobs()
     watched: Any = storage
     engine = Engine(storage=watched, embedder=embedder, blobs=blobs, clock=clock, ids=ids)

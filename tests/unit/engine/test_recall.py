@@ -520,10 +520,11 @@ async def test_a_storage_that_cannot_answer_is_told_as_it_is(desk: Desk, monkeyp
     async def fail(*_: Any, **__: Any) -> Any:
         raise StorageUnavailable("shutting down")
 
+    index = type(desk.world.storage.search(desk.world.principal.tenant_id))
     for arm in ("words", "dense", "evidence"):
         await desk.keep("a cat")
         with monkeypatch.context() as patched:
-            patched.setattr(f"polymem.storage.sqlite.search.SqliteSearch.{arm}", fail)
+            patched.setattr(index, arm, fail)
             with pytest.raises(StorageUnavailable):
                 await desk.ask("cat")
 
