@@ -14,6 +14,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from polymem.domain.concepts import concept_keys, pairs_within
 from polymem.domain.model import (
     BlobId,
     ContentType,
@@ -24,6 +25,7 @@ from polymem.domain.model import (
     Membership,
     Memory,
     MemoryId,
+    MemoryRole,
     MemoryState,
     MemoryType,
     ModelIdentity,
@@ -42,12 +44,14 @@ from polymem.ports.blobs import BlobStore
 from polymem.ports.changes import (
     AddJob,
     AddSpace,
+    Associate,
     Audit,
     Change,
     DeleteMemory,
     EmbeddedChunk,
     Embedding,
     IndexEntry,
+    MoveValence,
     PutMemory,
     SetEmbedding,
     SetMember,
@@ -81,6 +85,7 @@ _WORDS = (
     "nul\0and\x10",
 )
 _TAGS = _WORDS[:-1]
+_CONCEPTS = ("Alpha", "alpha", "Größe", "記憶", "two words")
 _METADATA: tuple[dict[str, JsonValue] | None, ...] = (None, {}, {"a": [1, 2.5, None, "é"], "b": {"c": True}})
 
 
@@ -92,6 +97,7 @@ class Content:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
+        self._learned = random.Random(seed)
         self._made = 0
 
     async def fill(self, storage: Storage, *, tenants: int = 2, memories: int = 20) -> list[NewAccount]:
@@ -104,6 +110,7 @@ class Content:
             kept = await self._memories(storage, account, spaces, memories)
             await self._change(storage, account, spaces, kept)
             await self._jobs(storage, account)
+            await storage.daily_queries.take(account.tenant.id, AT.date(), wanted=3, limit=9)
         return accounts
 
     async def _account(self, storage: Storage, account: NewAccount) -> None:
@@ -178,7 +185,7 @@ class Content:
 
     def _memory(self, account: NewAccount, spaces: Sequence[SpaceId]) -> Memory:
         self._made += 1
-        chosen = self._random
+        chosen, learned = self._random, self._learned
         at = AT + timedelta(microseconds=chosen.randrange(10**12))
         is_turn = chosen.random() < 0.3
         return replace(
@@ -195,6 +202,13 @@ class Content:
             derived_from=(MemoryId("x"),) if chosen.random() < 0.2 else (),
             created_at=at,
             updated_at=at,
+            role=learned.choice(list(MemoryRole)),
+            concepts=tuple(learned.sample(_CONCEPTS, k=learned.randrange(4))),
+            importance=learned.random(),
+            valence=learned.uniform(-1, 1),
+            external_ref=f"ref {self._made}" if learned.random() < 0.2 else None,
+            fingerprint="fingerprint" if learned.random() < 0.2 else None,
+            supersedes=(MemoryId("y"),) if learned.random() < 0.2 else (),
         )
 
     def _entry(self) -> IndexEntry:
@@ -241,6 +255,23 @@ class Content:
                     await store.commit([vectors], now=AT)
                 case _:
                     pass
+        taught: list[Change] = [
+            MoveValence(
+                memory_ids=frozenset(each.id for each in made), spaces=frozenset(spaces), outcome=1.0, rate=0.3
+            ),
+            *(
+                Associate(
+                    space_id=space_id,
+                    pairs=pairs_within(concept_keys(_CONCEPTS)),
+                    rate=self._learned.random(),
+                    at=AT,
+                    outcome=self._learned.uniform(-1, 1),
+                    valence_rate=self._learned.random(),
+                )
+                for space_id in spaces
+            ),
+        ]
+        await store.commit(taught, now=AT)
 
     async def _jobs(self, storage: Storage, account: NewAccount) -> None:
         store = storage.tenant(account.tenant.id)

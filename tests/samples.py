@@ -1,5 +1,6 @@
 """Accounts, memories and jobs for tests that do not care what exactly is stored."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from polymem.domain.model import (
@@ -50,31 +51,37 @@ def account_of(name: str) -> NewAccount:
     )
 
 
-def memory_of(
-    account: NewAccount, name: str, *, revision: int = 1, tags: tuple[str, ...] = ("red",), content: str = ""
-) -> Memory:
-    """A memory whose id is the name, and its content too unless one is given."""
+def insight(memory_id: str, content: str, *, space_id: SpaceId, user_id: UserId, at: datetime = AT) -> Memory:
+    """A memory as a client's first write leaves it, with nothing said but its text."""
     return Memory(
-        id=MemoryId(name),
-        space_id=account.space.id,
-        content=content or name,
+        id=MemoryId(memory_id),
+        space_id=space_id,
+        content=content,
         memory_type=MemoryType.INSIGHT,
         state=MemoryState.ACTIVE,
-        tags=tags,
+        tags=(),
         metadata=None,
         source=None,
         agent_id=None,
         session_id=None,
         turn=None,
-        created_by=account.user.id,
+        created_by=user_id,
         updated_by=None,
         superseded_by=None,
         derived_from=(),
-        version=revision,
-        revision=revision,
-        created_at=AT,
-        updated_at=AT,
+        version=1,
+        revision=1,
+        created_at=at,
+        updated_at=at,
     )
+
+
+def memory_of(
+    account: NewAccount, name: str, *, revision: int = 1, tags: tuple[str, ...] = ("red",), content: str = ""
+) -> Memory:
+    """A memory whose id is the name, and its content too unless one is given."""
+    plain = insight(name, content or name, space_id=account.space.id, user_id=account.user.id)
+    return replace(plain, tags=tags, version=revision, revision=revision)
 
 
 def job_of(account: NewAccount, name: str, ordering_key: str | None = None, *, queue: str = "default") -> Job:

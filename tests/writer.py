@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polymem.domain.model import MemoryId, ModelIdentity
+from polymem.domain.model import Memory, MemoryId, ModelIdentity
 from polymem.domain.query import MemoryFilter
 from polymem.ports.changes import (
     Change,
@@ -67,7 +67,11 @@ class Writer:
         self.made += 1
         name = f"m{self.made:05}"
         self.revisions[name] = 1
-        return PutMemory(memory=memory_of(ACCOUNT, name, tags=self.tags()), index=self.entry())
+        return PutMemory(memory=self.memory(name), index=self.entry())
+
+    def memory(self, name: str) -> Memory:
+        """The memory of that name as it is from now on."""
+        return memory_of(ACCOUNT, name, revision=self.revisions[name], tags=self.tags())
 
     def changes(self) -> list[Change]:
         """Something happens to each of ten memories."""
@@ -79,9 +83,8 @@ class Writer:
                 return self.put()
             case "update":
                 self.revisions[name] += 1
-                memory = memory_of(ACCOUNT, name, revision=self.revisions[name], tags=self.tags())
                 return UpdateMemory(
-                    memory=memory,
+                    memory=self.memory(name),
                     index=self.entry(),
                     expected_revision=self.revisions[name] - 1,
                     replaced_by=None,

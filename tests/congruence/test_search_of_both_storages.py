@@ -1,16 +1,14 @@
 """The same changes and questions on both storages: the same answers, and of large tenants nearly the exact ones."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from polymem.domain.model import ContentType, Memory, MemoryId, MemoryType, SpaceId, Turn
-from polymem.domain.query import MemoryFilter
+from polymem.domain.model import ContentType, JsonValue, Memory, MemoryId, MemoryType, SpaceId, Turn
+from polymem.domain.query import Comparison, MemoryFilter, MetadataCondition
 from polymem.domain.scoring import bm25, idf
 from polymem.ports.changes import AddSpace, Applied, Change, EmbeddedChunk, Embedding, IndexEntry, PutMemory
 from polymem.ports.search import ArmHit, Evidence, SearchIndex
@@ -21,7 +19,6 @@ from polymem.storage.postgres.driver import Connection
 from polymem.storage.postgres.graphs import Graphs
 from polymem.storage.postgres.search import PostgresSearch
 from polymem.storage.postgres.storage import PostgresStorage
-from polymem.storage.sqlite.storage import SqliteStorage
 from postgres import PostgresServer
 from samples import AT, account_of, memory_of
 from writer import ACCOUNT, FILTERS, MODEL, WORDS, Writer, unit
@@ -32,19 +29,7 @@ POOL = 96
 LARGE = 20_000
 MATCHES = 4_000
 OTHERS = 4
-
-
-@pytest.fixture
-async def both(postgres_server: PostgresServer, tmp_path: Path) -> AsyncIterator[tuple[Storage, Storage]]:
-    """SQLite and PostgreSQL with the same tenant."""
-    async with AsyncExitStack() as opened:
-        sqlite = await SqliteStorage.open(tmp_path / "data", owns_directory=False)
-        opened.push_async_callback(sqlite.close)
-        postgres = await PostgresStorage.open(postgres_server.new_database(), connections=4)
-        opened.push_async_callback(postgres.close)
-        for storage in (sqlite, postgres):
-            assert await storage.directory.create_account(ACCOUNT)
-        yield sqlite, postgres
+SHARDS = 400
 
 
 def assert_same(left: Sequence[ArmHit], right: Sequence[ArmHit]) -> None:
@@ -136,7 +121,14 @@ class Large:
             chunk = EmbeddedChunk(start=0, end=1, embedding=row, token_vectors=token)
             entry = IndexEntry(terms=terms, embedding=Embedding(model=MODEL, chunks=(chunk,), is_complete=True))
             made.append(
-                PutMemory(memory=replace(memory_of(self.account, f"{prefix}{name}"), space_id=space.id), index=entry)
+                PutMemory(
+                    memory=replace(
+                        memory_of(self.account, f"{prefix}{name}"),
+                        space_id=space.id,
+                        metadata={"is_odd": bool(int(name[1:]) % 2), "shard": int(name[1:]) % SHARDS},
+                    ),
+                    index=entry,
+                )
             )
         return made
 
@@ -163,7 +155,19 @@ class Large:
         return [
             (MemoryFilter(spaces=spaces), np.ones(LARGE, dtype=np.bool_)),
             (MemoryFilter(spaces=frozenset({self.second.id})), self.is_second),
+            (replace(MemoryFilter(spaces=spaces), metadata=(_eq("is_odd", True),)), np.arange(LARGE) % 2 == 1),
+            (MemoryFilter(spaces=spaces, except_author="nobody"), np.ones(LARGE, dtype=np.bool_)),
         ]
+
+    def narrow(self) -> tuple[MemoryFilter, set[str]]:
+        """A filter of metadata that few pass, fewer than are asked for, and all of these."""
+        spaces = frozenset({self.account.space.id, self.second.id})
+        where = MemoryFilter(spaces=spaces, metadata=(_eq("shard", 7),))
+        return where, set(self.names[np.arange(LARGE) % SHARDS == 7].tolist())
+
+
+def _eq(field: str, value: JsonValue) -> MetadataCondition:
+    return MetadataCondition((field,), Comparison.EQ, value)
 
 
 async def plan_of(database: Database, graphs: Graphs, query: DenseQuery) -> str:
@@ -229,5 +233,10 @@ async def test_of_a_large_tenant_beside_others_nearly_all_of_the_exact_best_are_
             assert len(hits) == POOL
             shares.append(len(large.best_by_vector(question, passes) & {hit.memory_id for hit in hits}) / POOL)
         assert np.mean(shares) >= ENOUGH
+    where, few = large.narrow()
+    assert {hit.memory_id for hit in await index.dense(large.rows[0], MODEL, where, limit=POOL)} == few
+    common = ("word2", "word3", "word4", "word11")
+    holding = {name for name, terms in zip(large.names, large.terms, strict=True) if set(common) & set(terms)}
+    assert {hit.memory_id for hit in await index.lexical(common, where, limit=POOL)} == few & holding
     await database.close()
     await storage.close()

@@ -194,13 +194,22 @@ async def test_a_tenant_that_is_not_there_or_a_plan_that_is_not_there_is_not_fou
     assert await storage.directory.list_tenants() == (account.tenant,)
 
 
-async def test_plans_are_listed_by_name_and_the_default_is_always_there(storage: Storage) -> None:
-    assert await storage.directory.list_plans() == (SELF_HOSTED,)
+FREE = Plan(name="free", requests_per_minute=60, burst=60, max_memories=10_000, queries_per_day=1000)
+PRO = Plan(name="pro", requests_per_minute=600, burst=600, max_memories=500_000, queries_per_day=50_000)
+TEAM = Plan(name="team", requests_per_minute=3000, burst=3000, max_memories=5_000_000, queries_per_day=500_000)
+
+
+async def test_plans_are_listed_by_name_and_those_that_we_bring_are_always_there(storage: Storage) -> None:
+    assert await storage.directory.list_plans() == (FREE, PRO, SELF_HOSTED, TEAM)
     big = Plan(name="Big", requests_per_minute=1, burst=1, max_memories=1)
-    tiny = Plan(name="tiny", requests_per_minute=1, burst=1, max_memories=None)
+    tiny = Plan(name="tiny", requests_per_minute=1, burst=1, max_memories=None, queries_per_day=7)
     for plan in (tiny, big):
         await storage.directory.put_plan(plan)
-    assert await storage.directory.list_plans() == (big, SELF_HOSTED, tiny)
+    assert await storage.directory.list_plans() == (big, FREE, PRO, SELF_HOSTED, TEAM, tiny)
+    bounded, unbounded = replace(big, queries_per_day=2), replace(tiny, queries_per_day=None)
+    for plan in (bounded, unbounded):
+        await storage.directory.put_plan(plan)
+    assert await storage.directory.list_plans() == (bounded, FREE, PRO, SELF_HOSTED, TEAM, unbounded)
 
 
 # --- spaces ----------------------------------------------------------------------------------------------

@@ -19,7 +19,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from polymem.domain.concepts import concept_keys, content_key
+from polymem.domain.conditions import holds
 from polymem.domain.model import (
+    Association,
     ContentType,
     IdempotencyClaim,
     Job,
@@ -30,6 +33,7 @@ from polymem.domain.model import (
     KeyId,
     Memory,
     MemoryId,
+    MemoryRole,
     MemoryState,
     MemoryType,
     MemoryVersion,
@@ -43,11 +47,22 @@ from polymem.domain.model import (
     User,
     UserId,
 )
-from polymem.domain.query import ListOrder, MemoryFilter, MemoryPage
+from polymem.domain.query import (
+    Comparison,
+    FeedPosition,
+    Learned,
+    ListOrder,
+    MemoryFilter,
+    MemoryPage,
+    MetadataCondition,
+    SpaceStatistics,
+)
 from polymem.ports.changes import (
     AddJob,
     AlreadyDeleted,
     Applied,
+    Associate,
+    Associated,
     Change,
     CommitResult,
     Deleted,
@@ -61,15 +76,19 @@ from polymem.ports.changes import (
     IndexEntry,
     KeyReused,
     Missing,
+    MoveValence,
     Outcome,
     OverQuota,
     PutMemory,
     Replayed,
     RevisionMoved,
     SetEmbedding,
+    SetStanding,
     Stored,
+    Supersede,
     Updated,
     UpdateMemory,
+    Valued,
 )
 from polymem.ports.directory import NewAccount
 from polymem.ports.storage import Storage
@@ -82,10 +101,14 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 MODEL = ModelIdentity(name="m", revision="1", dimension=4, token_dimension=2)
 TENANTS = (TenantId("tenant-a"), TenantId("tenant-b"))
 SPACES = (SpaceId("space-0"), SpaceId("space-1"))
-USER = UserId("user")
+USER, SECOND = UserId("user"), UserId("second")
 IDS = tuple(MemoryId(f"memory-{number}") for number in range(6))
 TAGS = ("a", "b", "c")
 SESSIONS = ("s0", "s1")
+CONCEPTS = ("A", "a", "b", "c", "d")
+KEYS = ("a", "b", "c", "d", "asked")
+FINGERPRINTS = ("f", "g")
+CONTENTS = ("said", " SAID", "other")
 QUEUES = ("fast", "slow")
 LEASE_SECONDS = 5
 
@@ -113,6 +136,7 @@ class Reference:
     forgotten: set[str] = field(default_factory=set)
     claims: dict[str, tuple[str, tuple[Outcome, ...]]] = field(default_factory=dict)
     jobs: dict[JobId, Job] = field(default_factory=dict)
+    associations: dict[tuple[SpaceId, str, str], Association] = field(default_factory=dict)
     change_no: int = 0
     places: int = 0
 
@@ -125,7 +149,30 @@ class Reference:
             forgotten=set(self.forgotten),
             claims=dict(self.claims),
             jobs=dict(self.jobs),
+            associations=dict(self.associations),
         )
+
+    @property
+    def memories(self) -> list[Memory]:
+        """All memories."""
+        return [held.memory for held in self.held.values()]
+
+    def having(self, space_id: SpaceId, key: str) -> list[MemoryId]:
+        """The memories of the space that have the concept."""
+        return [
+            memory.id
+            for memory in self.memories
+            if memory.space_id == space_id and key in concept_keys(memory.concepts)
+        ]
+
+    def forget_associations(self, memory: Memory) -> None:
+        """Associations of those concepts of a memory that was that no memory of its space has any more are gone."""
+        lost = {key for key in concept_keys(memory.concepts) if not self.having(memory.space_id, key)}
+        self.associations = {
+            place: edge
+            for place, edge in self.associations.items()
+            if place[0] != memory.space_id or lost.isdisjoint(place[1:])
+        }
 
 
 class Refusal(Exception):
@@ -166,13 +213,19 @@ def apply(state: Reference, change: Change, now: datetime) -> Outcome:
             return delete(state, change)
         case SetEmbedding():
             return set_embedding(state, change)
-        case AddJob(job=job):
-            state.jobs[job.id] = job
-            return Stored(job.id)
-        case FinishJob():
-            return finish(state, change, now)
+        case Supersede() | SetStanding() | MoveValence() | Associate():
+            return teach(state, change)
+        case AddJob() | FinishJob():
+            return work_on(state, change, now)
         case _:
             raise AssertionError(change)
+
+
+def work_on(state: Reference, change: AddJob | FinishJob, now: datetime) -> Outcome:
+    if isinstance(change, FinishJob):
+        return finish(state, change, now)
+    state.jobs[change.job.id] = change.job
+    return Stored(change.job.id)
 
 
 def update(state: Reference, change: UpdateMemory, now: datetime) -> Outcome:
@@ -187,8 +240,90 @@ def update(state: Reference, change: UpdateMemory, now: datetime) -> Outcome:
             memory=held.memory, replaced_at=now, replaced_by=change.replaced_by, reason=change.reason
         )
         held.versions = (version, *held.versions)
-    held.memory, held.has_vectors = memory, change.index.embedding is not None
+    before = held.memory
+    held.memory, held.has_vectors = replace(memory, valence=before.valence), change.index.embedding is not None
+    state.forget_associations(before)
     return Updated(memory.id)
+
+
+def teach(state: Reference, change: Supersede | SetStanding | MoveValence | Associate) -> Outcome:
+    match change:
+        case Supersede():
+            return supersede(state, change)
+        case SetStanding():
+            return set_standing(state, change)
+        case MoveValence():
+            moved = [state.held[each] for each in change.memory_ids if each in state.held]
+            moved = [held for held in moved if held.memory.space_id in change.spaces]
+            for held in moved:
+                held.memory = replace(held.memory, valence=towards(held.memory.valence, change.outcome, change.rate))
+            return Valued(len(moved), sum(held.memory.valence for held in moved))
+        case Associate():
+            return associate(state, change)
+        case _:
+            assert_never(change)
+
+
+def towards(valence: float, outcome: float, rate: float) -> float:
+    return max(-1.0, min(1.0, valence + rate * (outcome - valence)))
+
+
+def supersede(state: Reference, change: Supersede) -> Outcome:
+    if change.by not in state.held:
+        return Missing(change.by)
+    for memory_id in set(change.memory_ids) - {change.by}:
+        held = state.held.get(memory_id)
+        if held is not None and held.memory.space_id in change.spaces:
+            held.memory = replace(held.memory, superseded_by=change.by, revision=held.memory.revision + 1)
+    return Updated(change.by)
+
+
+def set_standing(state: Reference, change: SetStanding) -> Outcome:
+    own = {held.memory.id: held for held in state.held.values() if held.memory.space_id == change.space_id}
+    for memory_id, expected in change.revisions:
+        revision = own[memory_id].memory.revision if memory_id in own else None
+        if revision != expected:
+            raise Refusal(RevisionMoved(memory_id, -1 if revision is None else revision))
+    for memory_id in dict(change.revisions):
+        memory = own[memory_id].memory
+        own[memory_id].memory = replace(
+            memory,
+            state=change.state,
+            role=change.role,
+            superseded_by=change.superseded_by,
+            revision=memory.revision + 1,
+        )
+    return Updated(change.space_id)
+
+
+def associate(state: Reference, change: Associate) -> Outcome:
+    if change.because_of is not None and change.because_of not in state.held:
+        return Associated(0)
+    pairs = {(min(pair), max(pair)) for pair in change.pairs if pair[0] != pair[1]}
+    pairs = {pair for pair in pairs if any(state.having(change.space_id, key) for key in pair)}
+    for source, target in pairs:
+        place = (change.space_id, source, target)
+        new = Association(
+            space_id=change.space_id,
+            source=source,
+            target=target,
+            weight=0.0,
+            valence=0.0,
+            count=0,
+            updated_at=change.at,
+        )
+        edge = state.associations.get(place, new)
+        valence = edge.valence
+        if change.outcome is not None:
+            valence = towards(valence, change.outcome, change.valence_rate)
+        state.associations[place] = replace(
+            edge,
+            weight=edge.weight + change.rate * (1 - edge.weight),
+            valence=valence,
+            count=edge.count + 1,
+            updated_at=max(edge.updated_at, change.at),
+        )
+    return Associated(len(pairs))
 
 
 def set_embedding(state: Reference, change: SetEmbedding) -> Outcome:
@@ -224,6 +359,15 @@ def put(state: Reference, change: PutMemory) -> Outcome:
             return Duplicate(there.memory.id)
     if memory.id in state.deleted or change.identity in state.forgotten:
         return Forgotten()
+    repeats = [
+        (each.created_at, each.id)
+        for each in state.memories
+        if each.space_id == memory.space_id
+        and stands(each)
+        and content_key(each.content) == content_key(memory.content)
+    ]
+    if change.unless_repeated and repeats:
+        return Duplicate(min(repeats)[1])
     state.places += 1
     state.held[memory.id] = Held(
         memory=memory,
@@ -234,6 +378,10 @@ def put(state: Reference, change: PutMemory) -> Outcome:
     return Stored(memory.id)
 
 
+def stands(memory: Memory) -> bool:
+    return memory.state is MemoryState.ACTIVE and memory.superseded_by is None
+
+
 def delete(state: Reference, change: DeleteMemory) -> Outcome:
     held = state.held.get(change.memory_id)
     if held is None or held.memory.space_id not in change.spaces:
@@ -241,6 +389,7 @@ def delete(state: Reference, change: DeleteMemory) -> Outcome:
         return AlreadyDeleted(change.memory_id) if was_there else Missing(change.memory_id)
     del state.held[change.memory_id]
     state.deleted[change.memory_id] = held.memory.space_id
+    state.forget_associations(held.memory)
     if change.remembers_identity and held.identity is not None:
         state.forgotten.add(held.identity)
     return Deleted(change.memory_id)
@@ -259,7 +408,29 @@ def passes(memory: Memory, where: MemoryFilter) -> bool:
         and (where.created_until_at is None or memory.created_at < where.created_until_at)
         and (where.updated_from_at is None or memory.updated_at >= where.updated_from_at)
         and (where.updated_until_at is None or memory.updated_at < where.updated_until_at)
+        and (where.except_author is None or where.except_author not in {memory.agent_id, memory.created_by})
+        and all(holds(condition, memory.metadata) for condition in where.metadata)
     )
+
+
+def statistics_of(reference: Reference, space_id: SpaceId) -> SpaceStatistics:
+    active = [each for each in reference.memories if each.space_id == space_id and each.state is MemoryState.ACTIVE]
+    return SpaceStatistics(
+        space_id=space_id,
+        by_role={role: sum(memory.role is role for memory in active) for role in MemoryRole},
+        fingerprints=len({(each.fingerprint, each.fingerprint or content_key(each.content)) for each in active}),
+        valence_sum=sum(memory.valence for memory in active),
+        importance_sum=sum(memory.importance for memory in active),
+        associations=sum(edge.space_id == space_id for edge in reference.associations.values()),
+    )
+
+
+def owned_in(reference: Reference) -> dict[MemoryId, tuple[Association, ...]]:
+    found: dict[MemoryId, list[Association]] = {}
+    for (space_id, source, target), edge in sorted(reference.associations.items()):
+        owner = min(reference.having(space_id, source) or reference.having(space_id, target))
+        found.setdefault(owner, []).append(edge)
+    return {owner: tuple(edges) for owner, edges in found.items()}
 
 
 def page_of(memories: Sequence[Memory], where: MemoryFilter, order: ListOrder, limit: int, offset: int) -> MemoryPage:
@@ -307,6 +478,8 @@ terms = st.lists(st.sampled_from(("red", "green", "blue", "naïve", "日本", "a
 metadata = (
     st.none() | st.integers() | st.text(max_size=3) | st.dictionaries(st.text(max_size=2), st.booleans(), max_size=2)
 )
+# Their sums and products are exact in any order.
+halves = st.sampled_from((-1.0, -0.5, 0.0, 0.5, 1.0))
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -327,7 +500,7 @@ def memories(draw: st.DrawFn) -> Memory:
     return Memory(
         id=draw(ids),
         space_id=draw(st.sampled_from(SPACES)),
-        content=draw(text),
+        content=draw(st.sampled_from(CONTENTS) | text),
         memory_type=MemoryType.SESSION if is_turn else draw(st.sampled_from((MemoryType.INSIGHT, MemoryType.PINNED))),
         state=draw(st.sampled_from((MemoryState.ACTIVE, MemoryState.ACTIVE, MemoryState.PAUSED))),
         tags=tuple(draw(st.lists(st.sampled_from(TAGS), max_size=3))),
@@ -336,19 +509,31 @@ def memories(draw: st.DrawFn) -> Memory:
         agent_id=draw(st.none() | st.just("bot")),
         session_id=draw(st.sampled_from(SESSIONS)) if is_turn else draw(st.none() | st.sampled_from(SESSIONS)),
         turn=turn if is_turn else None,
-        created_by=USER,
+        created_by=draw(st.sampled_from((USER, SECOND))),
         updated_by=draw(st.none() | text),
-        superseded_by=draw(st.none() | ids),
+        superseded_by=draw(st.none() | st.none() | ids),
         derived_from=tuple(draw(st.lists(ids, max_size=2))),
         version=1,
         revision=1,
         created_at=draw(seconds),
         updated_at=draw(seconds),
+        role=draw(st.sampled_from(list(MemoryRole))),
+        concepts=tuple(draw(st.lists(st.sampled_from(CONCEPTS), max_size=3))),
+        importance=draw(halves),
+        valence=draw(halves),
+        fingerprint=draw(st.none() | st.sampled_from(FINGERPRINTS)),
+        supersedes=tuple(draw(st.lists(ids, max_size=2))),
     )
 
 
 entries = st.builds(IndexEntry, terms=terms, embedding=st.none() | st.builds(embedding))
-puts = st.builds(PutMemory, memory=memories(), index=entries, identity=identities)
+puts = st.builds(
+    PutMemory,
+    memory=memories(),
+    index=entries,
+    identity=identities,
+    unless_repeated=st.sampled_from((False, False, True)),
+)
 # The revision of an update is set against the reference when it is used; `expected_revision` is how far it is off.
 updates = st.builds(
     UpdateMemory,
@@ -363,7 +548,36 @@ deletes = st.builds(DeleteMemory, memory_id=ids, spaces=space_sets, remembers_id
 embeds = st.builds(
     SetEmbedding, memory_id=ids, expected_revision=st.sampled_from((0, 0, 1)), embedding=st.builds(embedding)
 )
-commits = st.lists(puts | puts | updates | updates | deletes | embeds, max_size=5)
+replacements = st.builds(Supersede, memory_ids=st.lists(ids, max_size=3).map(tuple), by=ids, spaces=space_sets)
+# Like the revision of an update.
+standings = st.builds(
+    SetStanding,
+    space_id=st.sampled_from(SPACES),
+    revisions=st.lists(st.tuples(ids, st.sampled_from((0, 0, 0, 0, 1))), max_size=2).map(tuple),
+    state=st.sampled_from((MemoryState.ACTIVE, MemoryState.ARCHIVED)),
+    role=st.sampled_from(list(MemoryRole)),
+    superseded_by=st.none() | ids,
+)
+judgements = st.builds(
+    MoveValence,
+    memory_ids=st.frozensets(ids, max_size=4),
+    spaces=space_sets,
+    outcome=halves,
+    rate=st.sampled_from((0.5, 1.0, 2.0)),
+)
+key_pairs = st.tuples(st.sampled_from(KEYS), st.sampled_from(KEYS))
+strengthenings = st.builds(
+    Associate,
+    space_id=st.sampled_from(SPACES),
+    pairs=st.frozensets(key_pairs, max_size=5),
+    rate=st.sampled_from((0.0, 0.25, 0.5)),
+    at=seconds,
+    outcome=st.none() | halves,
+    valence_rate=st.sampled_from((0.0, 0.5, 1.0)),
+    because_of=st.none() | ids,
+)
+taught = replacements | standings | judgements | strengthenings | strengthenings
+commits = st.lists(puts | puts | updates | updates | deletes | embeds | taught | taught, max_size=5)
 claims = st.none() | st.builds(
     IdempotencyClaim, key=st.sampled_from(("k0", "k1", "k2")), digest=st.sampled_from(("d0", "d1"))
 )
@@ -380,6 +594,17 @@ filters = st.builds(
     created_until_at=st.none() | seconds,
     updated_from_at=st.none() | seconds,
     updated_until_at=st.none() | seconds,
+    except_author=st.none() | st.sampled_from((USER, SECOND, "bot", "amy")),
+    metadata=st.just(())
+    | st.lists(
+        st.builds(
+            MetadataCondition,
+            path=st.lists(st.text(max_size=2), max_size=1).map(tuple),
+            comparison=st.sampled_from(list(Comparison)),
+            value=metadata | st.lists(metadata, max_size=2),
+        ),
+        max_size=1,
+    ).map(tuple),
 )
 tenants = st.sampled_from(TENANTS)
 
@@ -490,7 +715,7 @@ async def add_tenants(storage: Storage) -> None:
     for tenant_id in TENANTS:
         made = account(tenant_id)
         assert await storage.directory.create_account(made)
-        user = replace(made.user, id=UserId("second"), name="bob", personal_space_id=second.id)
+        user = replace(made.user, id=SECOND, name="bob", personal_space_id=second.id)
         await storage.directory.add_user(user, second)
     await storage.close()
 
@@ -603,6 +828,12 @@ class _Machine(RuleBasedStateMachine):
                     expected = (there.memory.revision if there else 1) + change.expected_revision
                     memory = replace(change.memory, revision=expected + 1, version=expected + 1)
                     yield replace(change, memory=memory, expected_revision=expected)
+                case SetStanding():
+                    revisions = tuple(
+                        (each, (held[each].memory.revision if each in held else -1) + off)
+                        for each, off in change.revisions
+                    )
+                    yield replace(change, revisions=revisions)
                 case SetEmbedding():
                     there = held.get(change.memory_id)
                     expected = (there.memory.revision if there else 1) + change.expected_revision
@@ -675,6 +906,85 @@ class MemoryMachine(_Machine):
         held = [held.memory for held in self.references[tenant_id].held.values()]
         page = self.run(self.opened.tenant(tenant_id).list_memories(where, order=order, limit=limit, offset=offset))
         assert page == page_of(held, where, order, limit, offset)
+
+    @rule(
+        tenant_id=tenants,
+        where=filters,
+        limit=st.integers(1, 3),
+        with_superseded=st.booleans(),
+        after=st.none() | seconds,
+    )
+    def follow_a_feed(
+        self, tenant_id: TenantId, where: MemoryFilter, limit: int, after: datetime | None, *, with_superseded: bool
+    ) -> None:
+        store = self.opened.tenant(tenant_id)
+        expected = [
+            memory
+            for memory in page_of(
+                self.references[tenant_id].memories, where, ListOrder.CREATED_NEWEST, len(IDS), 0
+            ).memories
+            if (with_superseded or memory.superseded_by is None)
+            and (after is None or (memory.created_at, memory.id) < (after, IDS[2]))
+        ]
+        position = None if after is None else FeedPosition(after, IDS[2])
+        found: list[Memory] = []
+        while page := self.run(store.feed(where, after=position, limit=limit, with_superseded=with_superseded)):
+            found += page
+            position = FeedPosition(page[-1].created_at, page[-1].id)
+        assert found == expected
+
+    @rule(tenant_id=tenants, spaces=space_sets, fingerprint=st.none() | st.sampled_from(FINGERPRINTS))
+    def look_for_what_was_said(self, tenant_id: TenantId, spaces: frozenset[SpaceId], fingerprint: str | None) -> None:
+        keys = [content_key(content) for content in CONTENTS[:2]]
+        expected = [
+            (memory.created_at, memory.id, content_key(memory.content))
+            for memory in self.references[tenant_id].memories
+            if memory.space_id in spaces and stands(memory)
+            if content_key(memory.content) in keys or (fingerprint is not None and memory.fingerprint == fingerprint)
+        ]
+        found = self.run(self.opened.tenant(tenant_id).find_repeats(spaces, content_keys=keys, fingerprint=fingerprint))
+        assert found == tuple((memory_id, key) for _, memory_id, key in sorted(expected))
+
+    @rule(tenant_id=tenants, spaces=space_sets)
+    def look_at_what_was_learned(self, tenant_id: TenantId, spaces: frozenset[SpaceId]) -> None:
+        reference, store = self.references[tenant_id], self.opened.tenant(tenant_id)
+        own = [memory for memory in reference.memories if memory.space_id in spaces]
+        assert self.run(store.learned(IDS, spaces)) == {
+            memory.id: Learned(valence=memory.valence, concepts=frozenset(concept_keys(memory.concepts)))
+            for memory in own
+        }
+        counts = {key: sum(len(reference.having(space_id, key)) for space_id in spaces) for key in KEYS}
+        assert self.run(store.count_concepts(KEYS, spaces)) == {key: count for key, count in counts.items() if count}
+        assert self.run(store.statistics(spaces)) == tuple(
+            statistics_of(reference, space_id)
+            for space_id in sorted(spaces)
+            if any(memory.space_id == space_id for memory in own)
+        )
+
+    @rule(
+        tenant_id=tenants, spaces=space_sets, seeds=st.lists(st.sampled_from(KEYS), max_size=3), most=st.integers(1, 3)
+    )
+    def look_at_associations(
+        self, tenant_id: TenantId, spaces: frozenset[SpaceId], seeds: list[str], most: int
+    ) -> None:
+        store = self.opened.tenant(tenant_id)
+        edges = sorted(
+            self.references[tenant_id].associations.values(),
+            key=lambda edge: (-edge.weight, edge.source, edge.target, edge.space_id),
+        )
+        wanted = {
+            edge
+            for space_id in spaces
+            for seed in seeds
+            for edge in [
+                each
+                for each in edges
+                if each.space_id == space_id and seed in {each.source, each.target} and each.weight >= 0.25
+            ][:most]
+        }
+        assert self.run(store.owned_associations(IDS)) == owned_in(self.references[tenant_id])
+        found = self.run(store.associations(spaces, seeds, min_weight=0.25, limit_per_seed=most))
+        assert found == tuple(edge for edge in edges if edge in wanted)
 
     @rule(tenant_id=tenants, spaces=space_sets, limit=st.integers(0, 3))
     def list_sessions(self, tenant_id: TenantId, spaces: frozenset[SpaceId], limit: int) -> None:

@@ -20,6 +20,9 @@ JobId = NewType("JobId", str)
 BlobId = NewType("BlobId", str)
 
 
+UNGAUGED_IMPORTANCE = 0.5
+
+
 class Scope(StrEnum):
     """What a key may do; one list for all dialects."""
 
@@ -67,6 +70,14 @@ class MemoryState(StrEnum):
     ARCHIVED = "archived"
 
 
+class MemoryRole(StrEnum):
+    """What consolidation made of a memory: untouched, standing for many that say the same, or kept for being rare."""
+
+    EPISODE = "episode"
+    PROTOTYPE = "prototype"
+    SINGLETON = "singleton"
+
+
 class ContentType(StrEnum):
     """How the content of a captured turn reads."""
 
@@ -82,6 +93,7 @@ class Plan:
     requests_per_minute: int
     burst: int
     max_memories: int | None
+    queries_per_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +200,10 @@ class Memory:
 
     `created_at` is when it was said or written as the client tells it, else when it was stored.
     `turn` is set exactly when `memory_type` is `session`.
+    `concepts`: key terms, as given. `importance` in [0, 1], as gauged when it was written; 0.5 for one nobody gauged.
+    `valence` in [-1, 1]: what feedback taught of it; no client's change touches it, and it moves no revision.
+    `external_ref` names it once per tenant. `fingerprint`: what a client finds it by, letter for letter.
+    `supersedes`: what it was written to replace. An archived memory of a prototype is `superseded_by` that.
     """
 
     id: MemoryId
@@ -208,6 +224,30 @@ class Memory:
     version: int
     revision: int
     created_at: datetime
+    updated_at: datetime
+    role: MemoryRole = MemoryRole.EPISODE
+    concepts: tuple[str, ...] = ()
+    importance: float = UNGAUGED_IMPORTANCE
+    valence: float = 0.0
+    external_ref: str | None = None
+    fingerprint: str | None = None
+    supersedes: tuple[MemoryId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Association:
+    """An undirected edge between two concepts of a space, by their keys; `source` < `target`.
+
+    `weight` in [0, 1] grows with each time they came together; `valence` in [-1, 1] is how that turned out; `count`
+    how often it was strengthened or judged.
+    """
+
+    space_id: SpaceId
+    source: str
+    target: str
+    weight: float
+    valence: float
+    count: int
     updated_at: datetime
 
 
@@ -247,6 +287,7 @@ class JobKind(StrEnum):
     EMBED = "embed"
     IMPORT = "import"
     SWEEP = "sweep"
+    CONSOLIDATE = "consolidate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

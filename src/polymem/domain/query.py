@@ -1,10 +1,28 @@
 """What can be asked of stored memories: filters, pages, recall requests and their answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from polymem.domain.model import Memory, MemoryId, MemoryState, MemoryType, SpaceId
+from polymem.domain.model import JsonValue, Memory, MemoryId, MemoryRole, MemoryState, MemoryType, SpaceId
+
+
+class Comparison(StrEnum):
+    """How a value of the metadata is compared; see `polymem.domain.conditions.holds`."""
+
+    EQ = "eq"
+    CONTAINS = "contains"
+    IN = "in"
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataCondition:
+    """What must hold of the value at a path of keys in the metadata; a missing path matches nothing."""
+
+    path: tuple[str, ...]
+    comparison: Comparison
+    value: JsonValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +31,7 @@ class MemoryFilter:
 
     `spaces` is never optional: the engine fills it with what the principal may see. An empty set of any
     condition matches nothing. `tags` must all be present. Times are inclusive at `from`, exclusive at `until`.
+    `except_author`: neither its agent id nor the id of the user who made it. `metadata`: all conditions hold.
     """
 
     spaces: frozenset[SpaceId]
@@ -26,6 +45,8 @@ class MemoryFilter:
     created_until_at: datetime | None = None
     updated_from_at: datetime | None = None
     updated_until_at: datetime | None = None
+    except_author: str | None = None
+    metadata: tuple[MetadataCondition, ...] = ()
 
 
 class ListOrder(StrEnum):
@@ -41,6 +62,37 @@ class MemoryPage:
 
     memories: tuple[Memory, ...]
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPosition:
+    """Where a feed stands: after the memory of this time and id."""
+
+    created_at: datetime
+    memory_id: MemoryId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What was learned of a memory: its valence, and the keys of its concepts."""
+
+    valence: float
+    concepts: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceStatistics:
+    """Counts over the active memories of one space, and its associations.
+
+    `by_role` has an entry for each role. `fingerprints`: how many different texts or given fingerprints there are.
+    """
+
+    space_id: SpaceId
+    by_role: Mapping[MemoryRole, int]
+    fingerprints: int
+    valence_sum: float
+    importance_sum: float
+    associations: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ from polymem.domain.model import (
     Membership,
     Memory,
     MemoryId,
+    MemoryRole,
+    MemoryState,
     ModelIdentity,
     Role,
     Space,
@@ -71,12 +73,15 @@ class PutMemory:
 
     Outcome: `Stored`, or `Duplicate` with the id of the one that is there (in any state), or `Forgotten`
     when the identity was deleted before with `remembers_identity`. The memory's own id counts likewise: one
-    that is there is a `Duplicate`, one that was deleted is `Forgotten`.
+    that is there is a `Duplicate`, one that was deleted is `Forgotten`. With `unless_repeated` also one whose text
+    (by `content_key`) an active memory of its space has that nothing superseded: `Duplicate` with the oldest such id.
+    A memory is found by the keys of its concepts from now on.
     """
 
     memory: Memory
     index: IndexEntry
     identity: str | None = None
+    unless_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +90,9 @@ class UpdateMemory:
 
     Guard: the stored revision is `expected_revision`; else the commit is refused with `RevisionMoved`.
     The caller has set the new version, revision and times. `keeps_history` False is for background
-    refinement that moves only the revision. Outcome: `Updated`, or `Missing` when there is no such memory.
+    refinement that moves only the revision. The stored valence stays, whatever `memory` says of it. Associations of a
+    concept that no memory of the space has any more are gone.
+    Outcome: `Updated`, or `Missing` when there is no such memory.
     """
 
     memory: Memory
@@ -100,8 +107,9 @@ class UpdateMemory:
 class DeleteMemory:
     """Removes a memory for good: row, versions, terms, vectors; a tombstone of the id stays.
 
-    Only within `spaces`. With `remembers_identity` its identity can never be stored again. Outcome: `Deleted`,
-    `AlreadyDeleted` when a tombstone is there, `Missing` when it never was in those spaces.
+    Only within `spaces`. With `remembers_identity` its identity can never be stored again. Associations of a concept
+    that no memory of the space has any more go with it. Outcome: `Deleted`, `AlreadyDeleted` when a tombstone is
+    there, `Missing` when it never was in those spaces.
     """
 
     memory_id: MemoryId
@@ -120,6 +128,69 @@ class SetEmbedding:
     memory_id: MemoryId
     expected_revision: int
     embedding: Embedding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supersede:
+    """Marks memories of these spaces as replaced by the memory `by`, which is there; else nothing is marked.
+
+    A mark of an earlier replacement is overwritten; `by` itself is never marked. Moves their revision, not their
+    version or `updated_at`. Outcome: `Updated` with the id of `by`, or `Missing` when it is not there.
+    """
+
+    memory_ids: tuple[MemoryId, ...]
+    by: MemoryId
+    spaces: frozenset[SpaceId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetStanding:
+    """Gives memories of one space their state, role and replacement, without history.
+
+    Guard: every one has the revision named for it (one that is gone has none: -1 is told); else the commit is refused
+    with `RevisionMoved`. Moves their revision, not their version or `updated_at`. Outcome: `Updated` with the id of
+    the space.
+    """
+
+    space_id: SpaceId
+    revisions: tuple[tuple[MemoryId, int], ...]
+    state: MemoryState
+    role: MemoryRole
+    superseded_by: MemoryId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveValence:
+    """Moves the valence of memories of these spaces towards an outcome in [-1, 1], each once.
+
+    `valence += rate * (outcome - valence)` on what is stored at that moment, so no concurrent move is lost; clamped to
+    [-1, 1]. Moves neither version nor revision. Outcome: `Valued`; ids that are not there are not counted.
+    """
+
+    memory_ids: frozenset[MemoryId]
+    spaces: frozenset[SpaceId]
+    outcome: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Associate:
+    """Strengthens the associations between these pairs of concept keys in a space, making those not there.
+
+    Each different pair once, in either order; a concept is not paired with itself, and a pair of which no memory of the
+    space has either end is passed over: every association has an owner. `weight += rate * (1 - weight)`,
+    from 0 for a new one; with `outcome`, `valence += valence_rate * (outcome - valence)` from 0, both on what is
+    stored at that moment; `count` grows by 1. With `because_of`, only if that memory is there: else nothing is done.
+    Raises `NotFound` for an unknown space. Outcome: `Associated`.
+    """
+
+    space_id: SpaceId
+    pairs: frozenset[tuple[str, str]]
+    rate: float
+    at: datetime
+    outcome: float | None = None
+    valence_rate: float = 0.0
+    because_of: MemoryId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +257,10 @@ Change = (
     | UpdateMemory
     | DeleteMemory
     | SetEmbedding
+    | Supersede
+    | SetStanding
+    | MoveValence
+    | Associate
     | AddJob
     | ProgressJob
     | FinishJob
@@ -254,7 +329,22 @@ class Missing:
     id: str
 
 
-Outcome = Stored | Duplicate | Forgotten | Updated | Deleted | AlreadyDeleted | Missing
+@dataclass(frozen=True, slots=True)
+class Valued:
+    """So many memories have a new valence; `valence_sum` is the sum of these."""
+
+    count: int
+    valence_sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Associated:
+    """So many associations are new or stronger."""
+
+    count: int
+
+
+Outcome = Stored | Duplicate | Forgotten | Updated | Deleted | AlreadyDeleted | Missing | Valued | Associated
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ bit: `chunks` (start, end and number of tokens of each, int32), `embeddings` (fl
 A model is named by the JSON list of its name, revision, dimension and token dimension. A running job is told as a
 queued one: whoever ran it does not go on at the other end.
 
-What a database derives from these rows (tags by memory, counts of terms, the dispatch of jobs, indexes) is no part of
-a copy: each end derives it again.
+What a database derives from these rows (tags and concepts by memory, counts of terms, the dispatch of jobs, indexes)
+is no part of a copy: each end derives it again.
 
 All methods may raise the storage errors.
 """
 
+import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -21,7 +22,7 @@ from typing import Final, Protocol
 
 from polymem.domain.model import TenantId
 
-Value = None | int | str | bytes
+Value = None | int | float | str | bytes
 CopyRow = tuple[Value, ...]
 
 # A batch of rows as `rows` gives it ends after so many rows, or when it holds so many bytes; one row may hold more.
@@ -57,14 +58,14 @@ def _table(name: str, columns: str, *, key_size: int = 1, moves_with_changes: bo
     )
 
 
-PLANS: Final = _table("plans", "name requests_per_minute burst max_memories")
+PLANS: Final = _table("plans", "name requests_per_minute burst max_memories queries_per_day")
 MODELS: Final = _table("models", "name revision dimension token_dimension", key_size=4)
 TENANTS: Final = _table("tenants", "tenant_id name plan is_active created_at change_no memory_count terms_total")
 MEMORIES: Final = _table(
     "memories",
     "memory_id space_id memory_type state source agent_id session_id turn_role turn_seq content_type identity"
-    " created_by updated_by superseded_by derived_from version revision created_at updated_at change_no tags"
-    " metadata content",
+    " created_by updated_by superseded_by derived_from version revision created_at updated_at change_no role"
+    " importance valence external_ref fingerprint content_key supersedes concepts tags metadata content",
     moves_with_changes=True,
 )
 INDEX_ENTRIES: Final = _table(
@@ -95,6 +96,12 @@ TENANT_TABLES: Final = (
         key_size=2,
         moves_with_changes=True,
     ),
+    _table(
+        "associations",
+        "space_id source target weight valence count updated_at",
+        key_size=3,
+        moves_with_changes=True,
+    ),
     _table("tombstones", "memory_id space_id deleted_at change_no", moves_with_changes=True),
     _table("forgotten_identities", "identity", moves_with_changes=True),
     JOBS,
@@ -105,6 +112,7 @@ TENANT_TABLES: Final = (
         key_size=2,
         moves_with_changes=True,
     ),
+    _table("daily_queries", "day used"),
 )
 
 
@@ -163,6 +171,8 @@ def row_hash(row: CopyRow) -> int:
             parts.append(b"n")
         elif isinstance(value, int):
             parts.append(b"i%d;" % int(value))
+        elif isinstance(value, float):
+            parts += [b"f", struct.pack("<d", value)]
         else:
             kind, content = (b"s", value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else (b"b", value)
             parts += [kind, len(content).to_bytes(_VALUE_BYTES, "little"), content]
@@ -217,7 +227,7 @@ class CopySource(CopyReader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """Nothing but the default plan is stored."""
+    """Nothing but the plans that every database begins with is stored."""
 
 
 @dataclass(frozen=True, slots=True)

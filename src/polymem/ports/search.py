@@ -107,6 +107,17 @@ class SearchIndex(Protocol):
         """What the index holds of these memories, in one round trip; unknown ids are left out."""
         ...
 
+    async def conceptual(self, weights: Mapping[str, float], where: MemoryFilter, *, limit: int) -> tuple[ArmHit, ...]:
+        """The memories that have any of these concepts (by key): the sum of their weights, best first, ties by id.
+
+        Which memories are scored is bounded: of a concept that very many have, only the newest.
+        """
+        ...
+
+    async def embeddings(self, ids: Sequence[MemoryId], model: ModelIdentity) -> dict[MemoryId, NDArray[np.float32]]:
+        """The vectors of these memories by this model: (chunks, dimension), unit rows; those without are left out."""
+        ...
+
     async def neighbours(
         self, ids: Sequence[MemoryId], where: MemoryFilter, *, reach: int
     ) -> dict[MemoryId, tuple[tuple[int, MemoryId], ...]]:

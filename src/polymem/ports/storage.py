@@ -26,18 +26,20 @@ from polymem.domain.model import (
     ModelIdentity,
     Space,
     SpaceId,
+    SpaceKind,
     TenantId,
     UserId,
 )
 from polymem.domain.query import ListOrder, MemoryFilter, MemoryPage
 from polymem.ports.changes import Change, CommitResult, SessionEnd
 from polymem.ports.directory import Directory
-from polymem.ports.limits import Buckets
+from polymem.ports.learned import LearnedReads
+from polymem.ports.limits import Buckets, DailyQueries
 from polymem.ports.queue import JobQueue
 from polymem.ports.search import SearchIndex
 
 
-class TenantStore(Protocol):
+class TenantStore(LearnedReads, Protocol):
     """All that is stored of one tenant."""
 
     @property
@@ -75,6 +77,10 @@ class TenantStore(Protocol):
 
     async def list_memories(self, where: MemoryFilter, *, order: ListOrder, limit: int, offset: int) -> MemoryPage:
         """One page in `order`; an offset beyond the end gives an empty page with the true total."""
+        ...
+
+    async def find_space(self, kind: SpaceKind, name: str, user_id: UserId) -> tuple[Space, Membership | None] | None:
+        """The space of this kind and name, which is not `personal`, with this user's membership in it."""
         ...
 
     async def list_versions(self, memory_id: MemoryId, spaces: frozenset[SpaceId]) -> tuple[MemoryVersion, ...]:
@@ -131,6 +137,7 @@ class FindingKind(StrEnum):
     TERMS = "terms"
     COUNTS = "counts"
     VECTORS = "vectors"
+    CONCEPTS = "concepts"
     JOBS = "jobs"
 
 
@@ -160,6 +167,11 @@ class Storage(Protocol):
     @property
     def buckets(self) -> Buckets:
         """The buckets of the rate limits, shared by every process that serves from this storage."""
+        ...
+
+    @property
+    def daily_queries(self) -> DailyQueries:
+        """The queries that tenants used on a day, shared in the same way."""
         ...
 
     def search(self, tenant_id: TenantId) -> SearchIndex:

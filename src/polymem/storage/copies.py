@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from polymem.domain.concepts import concept_keys
 from polymem.domain.model import ModelIdentity
 from polymem.ports.copy import MEMORIES, CopiedTable, CopyRow, Mark, Tally, TenantExtent
 from polymem.storage.rows import Row, columns, insert_into, to_json
@@ -11,10 +12,14 @@ from polymem.storage.rows import Row, columns, insert_into, to_json
 UNFINISHED_COPY: Final = (
     "this is the unfinished destination of `polymem copy`: no server can open it; run the same copy again to finish it"
 )
+# How many plans a database has in which nothing was stored yet.
+FIRST_PLANS: Final = 4
 MARK_COLUMNS: Final = ("tenant_id", "table_name", "after_key", "row_count", "digest", "is_done")
 TAG_COLUMNS: Final = ("tenant_id", "tag", "memory_id")
 
 _TAGS: Final = MEMORIES.columns.index("tags")
+_SPACE: Final = MEMORIES.columns.index("space_id")
+_CONCEPTS: Final = MEMORIES.columns.index("concepts")
 
 # Every table with rows of tenants, those that refer to others before those.
 EMPTIED_TABLES: Final = (
@@ -22,10 +27,13 @@ EMPTIED_TABLES: Final = (
     "jobs",
     "idempotency",
     "audit_log",
+    "daily_queries",
     "forgotten_identities",
     "tombstones",
     "memory_versions",
     "memory_tags",
+    "memory_concepts",
+    "associations",
     "memories",
     "members",
     "spaces",
@@ -83,6 +91,16 @@ def tag_rows(tenant_id: str, memories: Sequence[CopyRow]) -> list[Row]:
     """Rows of `TAG_COLUMNS` for rows of memories."""
     found = [(row[0], json.loads(str(row[_TAGS]))) for row in memories if row[_TAGS] != "[]"]
     return [(tenant_id, tag, memory_id) for memory_id, tags in found for tag in sorted(set(tags))]
+
+
+def copied_concept_rows(tenant_id: str, memories: Sequence[CopyRow]) -> list[Row]:
+    """Rows of `CONCEPT_COLUMNS` for rows of memories."""
+    return [
+        (tenant_id, row[_SPACE], key, row[0])
+        for row in memories
+        if row[_CONCEPTS] != "[]"
+        for key in concept_keys(json.loads(str(row[_CONCEPTS])))
+    ]
 
 
 def mark_row(tenant_id: str, table: CopiedTable, mark: Mark) -> Row:

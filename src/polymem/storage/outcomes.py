@@ -1,13 +1,14 @@
 """What both storages say of a commit in the same words: the request, the refusals, and outcomes as they are stored."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from polymem.domain.model import IdempotencyClaim, TenantId
 from polymem.ports.changes import (
     AlreadyDeleted,
+    Associated,
     Change,
     Deleted,
     Duplicate,
@@ -23,6 +24,7 @@ from polymem.ports.changes import (
     SessionMoved,
     Stored,
     Updated,
+    Valued,
 )
 from polymem.storage.rows import to_json
 
@@ -35,6 +37,12 @@ _WITH_ID: dict[str, type[Stored | Duplicate | Updated | Deleted | AlreadyDeleted
     "missing": Missing,
 }
 _NAMES = {kind: name for name, kind in _WITH_ID.items()}
+_BY_NAME: dict[str, Callable[..., Outcome]] = {
+    **_WITH_ID,
+    "forgotten": Forgotten,
+    "valued": Valued,
+    "associated": Associated,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +84,21 @@ def require_quota(max_memories: int | None, *, held: int, added: int) -> None:
 
 def outcomes_to_json(outcomes: Sequence[Outcome]) -> str:
     """The outcomes as a row of `idempotency` keeps them."""
-    return to_json(
-        [
-            ["forgotten"] if isinstance(outcome, Forgotten) else [_NAMES[type(outcome)], outcome.id]
-            for outcome in outcomes
-        ]
-    )
+    return to_json([_told(outcome) for outcome in outcomes])
+
+
+def _told(outcome: Outcome) -> tuple[str | int | float, ...]:
+    match outcome:
+        case Forgotten():
+            return ("forgotten",)
+        case Valued():
+            return ("valued", outcome.count, outcome.valence_sum)
+        case Associated():
+            return ("associated", outcome.count)
+        case _:
+            return (_NAMES[type(outcome)], outcome.id)
 
 
 def outcomes_from_json(stored: str) -> tuple[Outcome, ...]:
     """The outcomes that `outcomes_to_json` wrote."""
-    return tuple(
-        Forgotten() if name == "forgotten" else _WITH_ID[name](*identifiers)
-        for name, *identifiers in json.loads(stored)
-    )
+    return tuple(_BY_NAME[name](*values) for name, *values in json.loads(stored))

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from polymem.domain.concepts import concept_keys, content_key
 from polymem.domain.model import (
+    Association,
     ContentType,
     Job,
     JobId,
@@ -17,6 +19,7 @@ from polymem.domain.model import (
     Membership,
     Memory,
     MemoryId,
+    MemoryRole,
     MemoryState,
     MemoryType,
     MemoryVersion,
@@ -111,10 +114,28 @@ MEMORY_COLUMNS: Final = (
     "revision",
     "created_at",
     "updated_at",
+    "role",
+    "importance",
+    "valence",
+    "external_ref",
+    "fingerprint",
+    "content_key",
+    "supersedes",
+    "concepts",
     "tags",
     "metadata",
     "content",
 )
+
+# What a client's change writes: what was learned of the memory stays.
+UPDATED_COLUMNS: Final = tuple(name for name in MEMORY_COLUMNS if name != "valence")
+_VALENCE: Final = MEMORY_COLUMNS.index("valence")
+
+
+def updated_row(memory: Memory) -> Row:
+    """The memory's values in the order of `UPDATED_COLUMNS`."""
+    row = memory_row(memory)
+    return row[:_VALENCE] + row[_VALENCE + 1 :]
 
 
 def memory_row(memory: Memory) -> Row:
@@ -139,6 +160,14 @@ def memory_row(memory: Memory) -> Row:
         memory.revision,
         microseconds(memory.created_at),
         microseconds(memory.updated_at),
+        memory.role.value,
+        memory.importance,
+        memory.valence,
+        memory.external_ref,
+        memory.fingerprint,
+        content_key(memory.content),
+        to_json(memory.supersedes),
+        to_json(memory.concepts),
         to_json(memory.tags),
         None if memory.metadata is None else to_json(memory.metadata),
         memory.content,
@@ -147,7 +176,7 @@ def memory_row(memory: Memory) -> Row:
 
 def memory_from_row(row: Row) -> Memory:
     """The memory of a row of `MEMORY_COLUMNS`."""
-    metadata = row[19]
+    metadata = row[27]
     return Memory(
         id=MemoryId(row[0]),
         space_id=SpaceId(row[1]),
@@ -165,9 +194,16 @@ def memory_from_row(row: Row) -> Memory:
         revision=row[15],
         created_at=moment(row[16]),
         updated_at=moment(row[17]),
-        tags=_texts(row[18]),
+        role=MemoryRole(row[18]),
+        importance=row[19],
+        valence=row[20],
+        external_ref=row[21],
+        fingerprint=row[22],
+        supersedes=_texts(row[24]),
+        concepts=_texts(row[25]),
+        tags=_texts(row[26]),
         metadata=None if metadata is None else json.loads(metadata),
-        content=row[20],
+        content=row[28],
     )
 
 
@@ -195,9 +231,33 @@ def version_from_row(row: Row) -> MemoryVersion:
     )
 
 
+CONCEPT_COLUMNS: Final = ("tenant_id", "space_id", "concept", "memory_id")
+
+
+def concept_rows(tenant_id: str, memory: Memory) -> list[Row]:
+    """The rows of `CONCEPT_COLUMNS` by which the memory is found: one for each key of its concepts."""
+    return [(tenant_id, memory.space_id, key, memory.id) for key in concept_keys(memory.concepts)]
+
+
+ASSOCIATION_COLUMNS: Final = ("space_id", "source", "target", "weight", "valence", "count", "updated_at")
+
+
+def association_from_row(row: Row) -> Association:
+    """The association of a row of `ASSOCIATION_COLUMNS`."""
+    return Association(
+        space_id=SpaceId(row[0]),
+        source=row[1],
+        target=row[2],
+        weight=row[3],
+        valence=row[4],
+        count=row[5],
+        updated_at=moment(row[6]),
+    )
+
+
 # --- tenants, users, keys, plans, spaces -----------------------------------------------------------------
 
-PLAN_COLUMNS: Final = ("name", "requests_per_minute", "burst", "max_memories")
+PLAN_COLUMNS: Final = ("name", "requests_per_minute", "burst", "max_memories", "queries_per_day")
 TENANT_COLUMNS: Final = ("tenant_id", "name", "plan", "is_active", "created_at")
 USER_COLUMNS: Final = ("tenant_id", "user_id", "name", "personal_space_id", "created_at")
 SPACE_COLUMNS: Final = ("space_id", "kind", "name", "is_restricted", "created_at")
@@ -217,12 +277,12 @@ KEY_COLUMNS: Final = (
 
 def plan_row(plan: Plan) -> Row:
     """The plan's values in the order of `PLAN_COLUMNS`."""
-    return (plan.name, plan.requests_per_minute, plan.burst, plan.max_memories)
+    return (plan.name, plan.requests_per_minute, plan.burst, plan.max_memories, plan.queries_per_day)
 
 
 def plan_from_row(row: Row) -> Plan:
     """The plan of a row of `PLAN_COLUMNS`."""
-    return Plan(name=row[0], requests_per_minute=row[1], burst=row[2], max_memories=row[3])
+    return Plan(name=row[0], requests_per_minute=row[1], burst=row[2], max_memories=row[3], queries_per_day=row[4])
 
 
 def tenant_row(tenant: Tenant) -> Row:

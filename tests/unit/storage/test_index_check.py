@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from polymem.errors import StorageDamaged
 from polymem.ports.changes import (
     AddJob,
     Applied,
+    Associate,
     DeleteMemory,
     EmbeddedChunk,
     Embedding,
@@ -83,7 +84,10 @@ async def fill(storage: SqliteStorage, account: NewAccount, name: str) -> None:
     assert await storage.directory.create_account(account)
     applied = await store.commit(
         [
-            PutMemory(memory=memory_of(account, f"{name}-kept"), index=entry_of("cat", "dog", "cat", "3.14")),
+            PutMemory(
+                memory=replace(memory_of(account, f"{name}-kept"), concepts=("Cat", "dog")),
+                index=entry_of("cat", "dog", "cat", "3.14"),
+            ),
             PutMemory(memory=memory_of(account, f"{name}-changed"), index=entry_of("cat", "emu")),
             PutMemory(memory=memory_of(account, f"{name}-deleted"), index=entry_of("cat", "fox")),
             PutMemory(memory=memory_of(account, f"{name}-plain"), index=IndexEntry(terms=(), embedding=None)),
@@ -95,6 +99,7 @@ async def fill(storage: SqliteStorage, account: NewAccount, name: str) -> None:
                 reason="test",
             ),
             DeleteMemory(memory_id=MemoryId(f"{name}-deleted"), spaces=frozenset({account.space.id})),
+            Associate(space_id=account.space.id, pairs=frozenset({("cat", "dog"), ("cat", "asked")}), rate=0.5, at=AT),
             *(AddJob(job=job_of(account, f"{name}-job-{number}", key)) for number, key in enumerate(("k", "k", None))),
         ],
         now=AT,
@@ -181,6 +186,40 @@ async def test_an_empty_file_is_sound(tmp_path: Path) -> None:
         ),
         (FindingKind.ROWS, "one-changed", "UPDATE memory_versions SET revision = 2 WHERE memory_id = 'one-changed'"),
         (FindingKind.ROWS, "ghost", "UPDATE memory_versions SET memory_id = 'ghost' WHERE memory_id = 'one-changed'"),
+        (
+            FindingKind.CONCEPTS,
+            "one-kept",
+            "DELETE FROM memory_concepts WHERE memory_id = 'one-kept' AND concept = 'cat'",
+        ),
+        (FindingKind.CONCEPTS, "one-kept", "UPDATE memory_concepts SET doc_no = 99 WHERE memory_id = 'one-kept'"),
+        (FindingKind.CONCEPTS, "one-kept", "UPDATE memories SET concepts = '[\"emu\"]' WHERE memory_id = 'one-kept'"),
+        (FindingKind.CONCEPTS, "one-kept", "UPDATE memory_concepts SET space_id = 's' WHERE memory_id = 'one-kept'"),
+        (
+            FindingKind.CONCEPTS,
+            "ghost",
+            "INSERT INTO memory_concepts VALUES ('tenant-one', 'space-one', 'cat', 'ghost', 1)",
+        ),
+        *(
+            (FindingKind.CONCEPTS, "cat - dog", f"UPDATE associations SET {change} WHERE target = 'dog'")
+            for change in (
+                "weight = 1.5",
+                "weight = -0.1",
+                "valence = 1.5",
+                "valence = -1.5",
+                "count = 0",
+                "space_id = 'space-none'",
+            )
+        ),
+        (
+            FindingKind.CONCEPTS,
+            "dog - cat",
+            "UPDATE associations SET source = 'dog', target = 'cat' WHERE target = 'dog'",
+        ),
+        (
+            FindingKind.CONCEPTS,
+            "gone - lost",
+            "UPDATE associations SET source = 'gone', target = 'lost' WHERE target = 'dog' AND tenant_id LIKE '%one'",
+        ),
         (FindingKind.JOBS, "one-job-1", "DELETE FROM job_dispatch WHERE job_id = 'one-job-1'"),
         (FindingKind.JOBS, "one-job-1", "UPDATE job_dispatch SET due_at = 1 WHERE job_id = 'one-job-1'"),
         (FindingKind.JOBS, "ghost", "UPDATE job_dispatch SET job_id = 'ghost' WHERE job_id = 'one-job-1'"),

@@ -118,8 +118,9 @@ class Tenant:
         doc_no = self.numbers[name] = next_number(connection, "doc_no")
         connection.execute(
             "INSERT INTO memories (tenant_id, memory_id, doc_no, space_id, memory_type, state, created_by,"
-            " derived_from, version, revision, created_at, updated_at, change_no, tags, content)"
-            " VALUES (?, ?, ?, 'space', 'insight', 'active', 'user', '[]', 1, 1, 0, 0, ?, '[]', '')",
+            " role, importance, valence, content_key, derived_from, version, revision, created_at, updated_at,"
+            " change_no, supersedes, concepts, tags, content) VALUES (?, ?, ?, 'space', 'insight', 'active', 'user',"
+            " 'episode', 0.5, 0, '', '[]', 1, 1, 0, 0, ?, '[]', '[]', '[]', '')",
             (self.id, name, doc_no, self.change_no),
         )
         put_entry(

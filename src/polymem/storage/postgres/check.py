@@ -12,7 +12,7 @@ from polymem.storage.findings import NAMED_AT_MOST, verdict
 from polymem.storage.postgres.connection import Database
 from polymem.storage.postgres.driver import Connection
 from polymem.storage.postgres.index_check import ACROSS_TENANTS as INDEX_ACROSS_TENANTS
-from polymem.storage.postgres.index_check import check_tags, check_terms
+from polymem.storage.postgres.index_check import check_concepts, check_tags, check_terms
 from polymem.storage.postgres.index_rows import COPIED_COLUMNS, TOLD_COLUMNS
 from polymem.storage.postgres.job_changes import UNFINISHED
 from polymem.storage.postgres.migrate import packaged_migrations
@@ -160,6 +160,16 @@ _RULES: Final = (
         " LEFT JOIN pg_index AS i ON i.indexrelid = c.oid WHERE g.is_ready AND i.indisvalid IS NOT TRUE",
     ),
     _Rule(
+        kind=FindingKind.CONCEPTS,
+        subject="an association is of two concepts in order, one of which a memory of the space has, and within bounds",
+        compared="SELECT count(*) FROM associations",
+        differing="SELECT 'association ' || a.source || ' - ' || a.target FROM associations AS a"
+        " WHERE a.source >= a.target OR a.count < 1"
+        " OR a.weight NOT BETWEEN 0 AND 1 OR a.valence NOT BETWEEN -1 AND 1"
+        " OR NOT EXISTS (SELECT 1 FROM memory_concepts AS c WHERE c.tenant_id = a.tenant_id"
+        " AND c.space_id = a.space_id AND c.concept IN (a.source, a.target))",
+    ),
+    _Rule(
         kind=FindingKind.JOBS,
         subject="workers are shown exactly the jobs that are running or next of their key, as they stand",
         compared="SELECT count(*) FROM jobs",
@@ -192,6 +202,7 @@ async def _all_findings(connection: Connection) -> AsyncIterator[Finding]:
     for rule in _RULES:
         yield await _apply(connection, rule)
     yield await check_tags(connection)
+    yield await check_concepts(connection)
     async for finding in check_terms(connection):
         yield finding
 

@@ -21,6 +21,8 @@ DISTRIBUTED: Final = (
     "members",
     "memories",
     "memory_tags",
+    "memory_concepts",
+    "associations",
     "memory_versions",
     "tombstones",
     "forgotten_identities",
@@ -30,6 +32,7 @@ DISTRIBUTED: Final = (
     "jobs",
     "idempotency",
     "audit_log",
+    "daily_queries",
     "commits",
 )
 

@@ -16,23 +16,29 @@ from polymem.ports.changes import (
     AddJob,
     AddSpace,
     Applied,
+    Associate,
     Audit,
     Change,
     DeleteMemory,
     FinishJob,
+    MoveValence,
     Outcome,
     ProgressJob,
     PutMemory,
     SetEmbedding,
     SetMember,
+    SetStanding,
+    Supersede,
     UpdateMemory,
 )
 from polymem.storage.outcomes import Commit, Refused, outcomes_to_json, require_end, require_quota, used_before
 from polymem.storage.postgres.driver import Connection
 from polymem.storage.postgres.job_changes import add_jobs, finish_job, progress_job
+from polymem.storage.postgres.learning_changes import associate, move_valences
 from polymem.storage.postgres.memory_changes import delete_memories, put_memories, set_embeddings, update_memories
 from polymem.storage.postgres.memory_lists import LAST_SEQ, last_seq_of
 from polymem.storage.postgres.space_changes import add_space, append_audit, set_member
+from polymem.storage.postgres.standing_changes import set_standings, supersede
 from polymem.storage.postgres.transaction import Transaction, fetch_one
 from polymem.storage.rows import microseconds
 
@@ -144,6 +150,8 @@ async def _apply(transaction: Transaction, run: Sequence[Change]) -> Sequence[Ou
     match run[0]:
         case PutMemory() | UpdateMemory() | DeleteMemory() | SetEmbedding() as first:
             return await _apply_to_memories(transaction, first, run)
+        case Supersede() | SetStanding() | MoveValence() | Associate() as first:
+            return await _apply_what_was_learned(transaction, first, run)
         case AddJob():
             return await add_jobs(transaction, [change.job for change in _all(AddJob, run)])
         case ProgressJob():
@@ -172,6 +180,22 @@ async def _apply_to_memories(
             return await delete_memories(transaction, _all(DeleteMemory, run))
         case SetEmbedding():
             return await set_embeddings(transaction, _all(SetEmbedding, run))
+        case _:
+            assert_never(first)
+
+
+async def _apply_what_was_learned(
+    transaction: Transaction, first: Supersede | SetStanding | MoveValence | Associate, run: Sequence[Change]
+) -> Sequence[Outcome]:
+    match first:
+        case Supersede():
+            return await supersede(transaction, _all(Supersede, run))
+        case SetStanding():
+            return await set_standings(transaction, _all(SetStanding, run))
+        case MoveValence():
+            return await move_valences(transaction, _all(MoveValence, run))
+        case Associate():
+            return await associate(transaction, _all(Associate, run))
         case _:
             assert_never(first)
 

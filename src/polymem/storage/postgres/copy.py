@@ -36,10 +36,12 @@ from polymem.ports.copy import (
 )
 from polymem.storage.copies import (
     EMPTIED_TABLES,
+    FIRST_PLANS,
     MARK_COLUMNS,
     TAG_COLUMNS,
     UNFINISHED_COPY,
     after_key,
+    copied_concept_rows,
     dispatch_statement,
     extents,
     mark_row,
@@ -65,7 +67,7 @@ from polymem.storage.postgres.copy_rows import (
 from polymem.storage.postgres.driver import Connection, translated
 from polymem.storage.postgres.index_rows import CHUNK_COLUMNS, ENTRY_COLUMNS
 from polymem.storage.postgres.migrate import migrate, packaged_migrations, pending
-from polymem.storage.rows import Row, columns
+from polymem.storage.rows import CONCEPT_COLUMNS, Row, columns
 
 # One copy at a time writes to a database; `MIGRATING` has number 1.
 COPYING: Final = (0x706D656D, 8)
@@ -80,7 +82,8 @@ _SESSION: Final = (
 )
 _EMPTIED_TABLES: Final = ("vector_graphs", "commits", "term_counts", "chunks", "index_entries", *EMPTIED_TABLES)
 _SETTLED_TABLES: Final = (
-    "memories, memory_tags, memory_versions, index_entries, chunks, term_counts, jobs, job_dispatch, audit_log"
+    "memories, memory_tags, memory_concepts, associations, memory_versions, index_entries, chunks, term_counts, jobs,"
+    " job_dispatch, audit_log"
 )
 _COUNT_TERMS: Final = (
     "INSERT INTO term_counts (tenant_id, code, documents) SELECT e.tenant_id, c.code # %s::bigint, count(*)::integer"
@@ -197,7 +200,7 @@ class PostgresCopyTarget(PostgresCopyEnd):
             return Unfinished(*rows[0])
         used = await self._all(
             "SELECT EXISTS (SELECT 1 FROM tenants) OR EXISTS (SELECT 1 FROM models)"
-            f" OR (SELECT count(*) FROM {PLANS.name}) > 1"
+            f" OR (SELECT count(*) FROM {PLANS.name}) > {FIRST_PLANS}"
         )
         return Occupied() if used[0][0] else Unused()
 
@@ -277,6 +280,7 @@ class PostgresCopyTarget(PostgresCopyEnd):
             await self._copy_in(table.name, ("tenant_id", *table.columns), [(tenant_id, *row) for row in page.rows])
         if table is MEMORIES:
             await self._copy_in("memory_tags", TAG_COLUMNS, tag_rows(tenant_id, page.rows))
+            await self._copy_in("memory_concepts", CONCEPT_COLUMNS, copied_concept_rows(tenant_id, page.rows))
 
     async def _store_entries(self, tenant_id: TenantId, rows: Sequence[CopyRow]) -> None:
         memories = await self._all(TOLD_OF_MEMORIES, (tenant_id, [row[0] for row in rows]))

@@ -20,7 +20,7 @@ from polymem.ports.search import ArmHit
 from polymem.storage.postgres.driver import Connection
 from polymem.storage.postgres.estimate import estimate_passing
 from polymem.storage.postgres.filters import TagsBy, where_clause
-from polymem.storage.postgres.graphs import Graph, Graphs
+from polymem.storage.postgres.graphs import LED_STATES, Graph, Graphs
 
 # Memories beyond those asked for that are compared in single precision.
 _MARGIN: Final = 32
@@ -78,6 +78,8 @@ async def nearest(connection: Connection, graphs: Graphs, query: DenseQuery) -> 
     if graph is None:
         return await _in_rows(connection, query, are_few=False)
     if await estimate_passing(connection, query.tenant_id, query.where) > graphs.exact_rows:
+        if query.where.states != LED_STATES:
+            return await _in_rows(connection, query, are_few=False)
         for rows_per_memory in _ROWS_PER_MEMORY:
             rows = (query.limit + _MARGIN) * rows_per_memory
             hits, read = await _in_graph(connection, query, graph, rows)

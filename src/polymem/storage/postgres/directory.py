@@ -45,7 +45,8 @@ _INSERT_USER: Final = insert_into("users", USER_COLUMNS, mark="%s")
 _INSERT_KEY: Final = insert_into("keys", ("key_hash", *KEY_COLUMNS), mark="%s")
 _PUT_PLAN: Final = (
     insert_into("plans", PLAN_COLUMNS, mark="%s") + " ON CONFLICT (name) DO UPDATE SET"
-    " requests_per_minute = excluded.requests_per_minute, burst = excluded.burst, max_memories = excluded.max_memories"
+    " requests_per_minute = excluded.requests_per_minute, burst = excluded.burst,"
+    " max_memories = excluded.max_memories, queries_per_day = excluded.queries_per_day"
 )
 _FIND_KEY: Final = f"SELECT {columns(KEY_COLUMNS)} FROM keys WHERE key_hash = %s"
 # The rest of what a key opens, once its tenant is known.

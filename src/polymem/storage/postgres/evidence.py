@@ -45,7 +45,7 @@ async def read_evidence(
     if not rows:
         return {}
     frequencies = _frequencies(rows, terms)
-    embeddings = _embeddings([row[11] or b"" for row in rows], model.dimension)
+    embeddings = unit_rows([row[11] or b"" for row in rows], model.dimension)
     return {
         row[0]: Evidence(
             frequencies=held,
@@ -70,8 +70,8 @@ def _frequencies(rows: list[tuple[Any, ...]], terms: Sequence[str]) -> list[dict
     return frequencies_of(plain_codes(rows[0][13], codes), counts, sizes, {term_code(term): term for term in terms})
 
 
-def _embeddings(sent: list[bytes], dimension: int) -> list[NDArray[np.float32]]:
-    """The unit rows of each entry. Raises `StorageDamaged` for one of another size."""
+def unit_rows(sent: list[bytes], dimension: int) -> list[NDArray[np.float32]]:
+    """The unit rows of each memory, from its halfvecs as sent. Raises `StorageDamaged` for one of another size."""
     row = np.dtype([("header", f"V{_HALFVEC_HEADER_BYTES}"), ("values", ">f2", (dimension,))])
     if any(len(each) % row.itemsize for each in sent):
         raise StorageDamaged("a stored embedding has not the size of its model")

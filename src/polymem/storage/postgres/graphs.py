@@ -2,8 +2,9 @@
 
 One graph over all tenants would lose rows: a search walks it to what is nearest in any tenant, and the filter then
 leaves too few. So each large tenant has its own, a partial index of its part of `chunks`; the others are small enough
-to be compared row by row. `vector_graphs` has a row for each from before it is built until after it is dropped: what a
-killed process leaves behind is found by it.
+to be compared row by row. What is not active stands in no graph: thousands of memories that are archived at once need
+no new place in one, and a graph leads only questions about active ones. `vector_graphs` has a row for each from before
+it is built until after it is dropped: what a killed process leaves behind is found by it.
 """
 
 import logging
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, NamedTuple
 
-from polymem.domain.model import ModelIdentity, TenantId
+from polymem.domain.model import MemoryState, ModelIdentity, TenantId
 from polymem.storage.postgres.connection import Database
 from polymem.storage.postgres.driver import Connection, translated
 
@@ -60,7 +61,8 @@ _STANDING = (
 )
 _ROWS = (
     "SELECT c.model_no, d.dimension, count(*) FROM chunks AS c JOIN models AS d ON d.model_no = c.model_no"
-    " WHERE c.tenant_id = %s GROUP BY c.model_no, d.dimension ORDER BY c.model_no"
+    f" WHERE c.tenant_id = %s AND c.state = '{MemoryState.ACTIVE.value}'"
+    " GROUP BY c.model_no, d.dimension ORDER BY c.model_no"
 )
 _BEGIN_GRAPH = (
     "INSERT INTO vector_graphs (tenant_id, model_no, index_name, is_ready) VALUES (%s, %s, %s, false)"
@@ -72,7 +74,10 @@ _CREATE = (
     "CREATE INDEX CONCURRENTLY {name} ON {part} USING hnsw ((embedding::halfvec({dimension})) halfvec_cosine_ops)"
     f" WITH (m = {_LINKS}, ef_construction = {_BREADTH})"
     " WHERE tenant_no = {tenant_no} AND model_no = {model_no}"
+    f" AND state = '{MemoryState.ACTIVE.value}'"
 )
+# What a question must ask for to be led by a graph.
+LED_STATES: Final = frozenset({MemoryState.ACTIVE})
 _DROP = "DROP INDEX CONCURRENTLY IF EXISTS {name}"
 # What tells how many rows pass a filter: a tenant that has grown at once is not in the statistics yet.
 _STATISTICS = ("ANALYZE memories", "ANALYZE {part} (tenant_id, memory_id, tenant_no, model_no, space_id, state)")
@@ -85,7 +90,7 @@ _PART = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """A graph that searches may use: over the rows of `chunks` with these numbers, of so many dimensions."""
+    """A graph that searches may use: over the active rows of `chunks` with these numbers, of so many dimensions."""
 
     tenant_no: int
     model_no: int
@@ -93,7 +98,7 @@ class Graph:
 
 
 class _Rows(NamedTuple):
-    """How many vectors of a dimension a tenant has by one model."""
+    """How many vectors of a dimension a tenant's active memories have by one model."""
 
     model_no: int
     dimension: int
@@ -118,7 +123,7 @@ class _Standing(NamedTuple):
 
 
 class Graphs:
-    """The graphs of one database. A tenant has one when it has more than `exact_rows` vectors by one model."""
+    """The graphs of one database. A tenant has one when more than `exact_rows` vectors by one model are active."""
 
     def __init__(
         self, database: Database, *, exact_rows: int = EXACT_ROWS, now: Callable[[], float] = monotonic

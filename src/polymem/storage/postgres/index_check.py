@@ -1,4 +1,4 @@
-"""The comparisons of `check` that take a program: tags, and the terms that are packed into index entries.
+"""The comparisons of `check` that take a program: tags, concepts, and the terms that are packed into index entries.
 
 Rows are read through cursors of the server, part by part.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pgvector import SparseVector
 
+from polymem.domain.concepts import concept_keys
 from polymem.errors import StorageDamaged
 from polymem.ports.storage import Finding, FindingKind
 from polymem.storage.findings import verdict
@@ -29,6 +30,12 @@ _TAGS: Final = (
     " FULL JOIN (SELECT tenant_id, memory_id, array_agg(tag ORDER BY tag) AS tags FROM memory_tags"
     " GROUP BY tenant_id, memory_id) AS t ON t.tenant_id = m.tenant_id AND t.memory_id = m.memory_id"
 )
+_CONCEPTS: Final = (
+    "SELECT coalesce(m.memory_id, c.memory_id), m.space_id, m.concepts, c.space_ids, c.concepts FROM memories AS m"
+    " FULL JOIN (SELECT tenant_id, memory_id, array_agg(DISTINCT space_id) AS space_ids,"
+    " array_agg(concept ORDER BY concept) AS concepts FROM memory_concepts GROUP BY tenant_id, memory_id) AS c"
+    " ON c.tenant_id = m.tenant_id AND c.memory_id = m.memory_id"
+)
 _ENTRIES: Final = (
     "SELECT e.tenant_id, t.tenant_no, e.memory_id, e.length, e.codes, e.counts, e.weights FROM index_entries AS e"
     " JOIN tenants AS t ON t.tenant_id = e.tenant_id ORDER BY e.tenant_id"
@@ -38,7 +45,7 @@ _TERM_COUNTS_OF_NOBODY: Final = (
     " (SELECT 1 FROM index_entries AS e WHERE e.tenant_id = c.tenant_id)"
 )
 # Statements that name no tenant: see `check`.
-ACROSS_TENANTS: Final = (_TAGS, _ENTRIES, _TERM_COUNTS_OF_NOBODY)
+ACROSS_TENANTS: Final = (_TAGS, _CONCEPTS, _ENTRIES, _TERM_COUNTS_OF_NOBODY)
 
 _TERM_COUNTS: Final = "SELECT code, documents FROM term_counts WHERE tenant_id = %s ORDER BY code"
 
@@ -53,6 +60,17 @@ async def check_tags(connection: Connection) -> Finding:
         if tags is None or sorted(set(own)) != sorted(in_table or []) or (has_entry and own != in_entry):
             wrong.append(f"memory {memory_id}")
     return verdict(FindingKind.ROWS, "a memory's tags are those it is found by", compared, wrong)
+
+
+async def check_concepts(connection: Connection) -> Finding:
+    """Whether the keys of a memory's concepts are those it is found by, in its own space."""
+    compared, wrong = 0, list[str]()
+    async for memory_id, space_id, concepts, space_ids, in_table in _rows(connection, _CONCEPTS):
+        compared += 1
+        own = [] if concepts is None else sorted(concept_keys(json.loads(concepts)))
+        if own != (in_table or []) or (space_ids or [space_id]) != [space_id]:
+            wrong.append(f"memory {memory_id}")
+    return verdict(FindingKind.CONCEPTS, "a memory's concepts are those it is found by", compared, wrong)
 
 
 async def check_terms(connection: Connection) -> AsyncIterator[Finding]:

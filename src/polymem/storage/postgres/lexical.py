@@ -114,24 +114,16 @@ async def best_by_words(
     )
     leading = _leading([counts.documents_with[term] for term in terms])
     is_cut = leading < len(terms) or counts.documents_with[terms[0]] > MOST_MATCHES
-    if is_cut and await estimate_passing(connection, tenant_id, where) <= MOST_MATCHES:
-        condition, parameters = where_clause(where, tenant_id, "m")
-        matches, found = _BY_FILTER, (tenant_id, asked.codes, *parameters)
-    else:
+    if not (is_cut and await estimate_passing(connection, tenant_id, where) <= MOST_MATCHES):
         condition, parameters = where_clause(where, tenant_id, "e", tags=TagsBy.COPY)
-        matches, found = _BY_TERMS, (tenant_id, asked.codes[:leading], *parameters)
-    cursor = await connection.execute(
-        _BEST.format(matches=matches.format(condition=condition)),
-        (
-            *found,
-            MOST_MATCHES,
-            sparse(places_of(asked.codes), asked.weights),
-            1.0 + BM25_K1 * (1.0 - BM25_B),
-            BM25_K1 * BM25_B / asked.average_length,
-            max(_RESCORED_PER_HIT * limit, FEWEST_RESCORED),
-        ),
-    )
-    return _rescored(asked, await cursor.fetchall(), limit)
+        by_terms = (_BY_TERMS.format(condition=condition), (tenant_id, asked.codes[:leading], *parameters))
+        rows = await _read(connection, asked, by_terms, limit)
+        # How many metadata let pass is known of a sample alone: too few hits are not believed.
+        if len(rows) >= limit or not (is_cut and where.metadata):
+            return _rescored(asked, rows, limit)
+    condition, parameters = where_clause(where, tenant_id, "m")
+    by_filter = (_BY_FILTER.format(condition=condition), (tenant_id, asked.codes, *parameters))
+    return _rescored(asked, await _read(connection, asked, by_filter, limit), limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +133,25 @@ class _Asked:
     codes: NDArray[np.int64]
     weights: NDArray[np.float32]
     average_length: float
+
+
+async def _read(
+    connection: Connection, asked: _Asked, matches: tuple[str, tuple[object, ...]], limit: int
+) -> list[tuple[Any, ...]]:
+    """The rows that are scored exactly: the best by their stored weights of those that the statement matches."""
+    statement, parameters = matches
+    cursor = await connection.execute(
+        _BEST.format(matches=statement),
+        (
+            *parameters,
+            MOST_MATCHES,
+            sparse(places_of(asked.codes), asked.weights),
+            1.0 + BM25_K1 * (1.0 - BM25_B),
+            BM25_K1 * BM25_B / asked.average_length,
+            max(_RESCORED_PER_HIT * limit, FEWEST_RESCORED),
+        ),
+    )
+    return await cursor.fetchall()
 
 
 def _leading(documents_with: list[int]) -> int:

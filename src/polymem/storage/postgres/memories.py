@@ -28,9 +28,10 @@ from polymem.storage.postgres.connection import Database
 from polymem.storage.postgres.driver import Connection
 from polymem.storage.postgres.filters import one_of
 from polymem.storage.postgres.index_rows import find_model
+from polymem.storage.postgres.learned import LearnedReads
 from polymem.storage.postgres.memory_lists import last_seq, list_page, list_turns
 from polymem.storage.postgres.notices import Notices
-from polymem.storage.postgres.transaction import Row, fetch_all
+from polymem.storage.postgres.transaction import fetch_all
 from polymem.storage.rows import (
     JOB_COLUMNS,
     MEMORY_COLUMNS,
@@ -59,13 +60,12 @@ _WITHOUT_VECTORS: Final = (
 )
 
 
-class PostgresTenantStore:
+class PostgresTenantStore(LearnedReads):
     """The `TenantStore` of one tenant; an unknown tenant has nothing, and a commit to it raises `NotFound`."""
 
     def __init__(self, database: Database, notices: Notices, tenant_id: TenantId) -> None:
-        self._database = database
+        super().__init__(database, tenant_id)
         self._notices = notices
-        self._tenant_id = tenant_id
 
     @property
     def tenant_id(self) -> TenantId:
@@ -213,9 +213,6 @@ class PostgresTenantStore:
             (self._tenant_id, *kind_names, *space_ids, limit),
         )
         return tuple(job_from_row(row) for row in rows)
-
-    async def _rows(self, statement: str, parameters: tuple[object, ...]) -> list[Row]:
-        return await self._database.read(lambda connection: fetch_all(connection, statement, parameters))
 
     async def _tenant_number(self, column: str) -> int:
         rows = await self._rows(f"SELECT {column} FROM tenants WHERE tenant_id = %s", (self._tenant_id,))

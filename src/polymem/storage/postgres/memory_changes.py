@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
-from polymem.domain.model import Memory, MemoryId, SpaceId
+from polymem.domain.concepts import content_key
+from polymem.domain.model import Memory, MemoryId, MemoryState, SpaceId
 from polymem.errors import NotFound
 from polymem.ports.changes import (
     AlreadyDeleted,
@@ -22,9 +24,25 @@ from polymem.ports.changes import (
     UpdateMemory,
 )
 from polymem.storage.outcomes import Refused
+from polymem.storage.postgres.concept_changes import (
+    move_concepts,
+    put_concepts,
+    remove_concepts,
+    stored_concept_rows,
+)
 from polymem.storage.postgres.index_rows import put_entries, remove_entries, replace_entry, set_embedding
 from polymem.storage.postgres.transaction import Transaction, fetch_all, insert_rows
-from polymem.storage.rows import MEMORY_COLUMNS, Row, columns, insert_into, memory_row, version_body
+from polymem.storage.rows import (
+    MEMORY_COLUMNS,
+    UPDATED_COLUMNS,
+    Row,
+    columns,
+    insert_into,
+    memory_row,
+    microseconds,
+    updated_row,
+    version_body,
+)
 
 _INSERT: Final = insert_into("memories", ("tenant_id", "identity", "change_no", *MEMORY_COLUMNS), mark="%s")
 _INSERT_TAG: Final = insert_into("memory_tags", ("tenant_id", "tag", "memory_id"), mark="%s")
@@ -41,13 +59,10 @@ _INSERT_FORGOTTEN: Final = (
 )
 _UPDATE: Final = (
     "UPDATE memories SET change_no = %s, "
-    + ", ".join(f"{name} = %s" for name in MEMORY_COLUMNS)
+    + ", ".join(f"{name} = %s" for name in UPDATED_COLUMNS)
     + " WHERE tenant_id = %s AND memory_id = %s"
 )
 _THERE, _GONE, _FORGOTTEN, _SPACE = "there", "gone", "forgotten", "space"
-_KNOWN_SPACES: Final = (
-    f"SELECT '{_SPACE}', s.space_id, NULL FROM spaces AS s WHERE s.tenant_id = %s AND s.space_id = ANY(%s::text[])"
-)
 # Whatever decides about new memories: those of the same ids and identities, and which of their spaces there are.
 _FIND_SAME: Final = (
     f"SELECT '{_THERE}', m.memory_id, m.identity FROM memories AS m"
@@ -58,25 +73,37 @@ _FIND_SAME: Final = (
     " WHERE d.tenant_id = %s AND d.memory_id = ANY(%s::text[])"
     f" UNION ALL SELECT '{_FORGOTTEN}', NULL, f.identity FROM forgotten_identities AS f"
     " WHERE f.tenant_id = %s AND f.identity = ANY(%s::text[])"
-    f" UNION ALL {_KNOWN_SPACES}"
+    f" UNION ALL SELECT '{_SPACE}', s.space_id, NULL FROM spaces AS s"
+    " WHERE s.tenant_id = %s AND s.space_id = ANY(%s::text[])"
+)
+# Of each text in a space the oldest memory that says it, among those that are active and that nothing superseded.
+_FIND_REPEATED: Final = (
+    "SELECT g.space_id, g.content_key, m.created_at, m.memory_id"
+    " FROM unnest(%s::text[], %s::text[]) AS g (space_id, content_key) CROSS JOIN LATERAL"
+    " (SELECT m.created_at, m.memory_id FROM memories AS m WHERE m.tenant_id = %s AND m.space_id = g.space_id"
+    " AND m.content_key = g.content_key AND m.state = 'active' AND m.superseded_by IS NULL"
+    " ORDER BY m.created_at, m.memory_id LIMIT 1) AS m"
 )
 _FIND: Final = f"SELECT {columns(MEMORY_COLUMNS)} FROM memories WHERE tenant_id = %s AND memory_id = ANY(%s::text[])"
 _FIND_SPACES: Final = "SELECT space_id FROM spaces WHERE tenant_id = %s AND space_id = ANY(%s::text[])"
 _FIND_DELETED: Final = (
-    f"SELECT '{_THERE}', m.memory_id, m.space_id, m.identity, m.tags FROM memories AS m"
+    f"SELECT '{_THERE}', m.memory_id, m.space_id, m.identity, m.tags, m.concepts FROM memories AS m"
     " WHERE m.tenant_id = %s AND m.memory_id = ANY(%s::text[])"
-    f" UNION ALL SELECT '{_GONE}', d.memory_id, d.space_id, NULL, NULL FROM tombstones AS d"
+    f" UNION ALL SELECT '{_GONE}', d.memory_id, d.space_id, NULL, NULL, NULL FROM tombstones AS d"
     " WHERE d.tenant_id = %s AND d.memory_id = ANY(%s::text[])"
 )
 _REVISION: Final = MEMORY_COLUMNS.index("revision")
+_SPACE_ID: Final = MEMORY_COLUMNS.index("space_id")
 _TAGS: Final = MEMORY_COLUMNS.index("tags")
+_CONCEPTS: Final = MEMORY_COLUMNS.index("concepts")
+_VALENCE: Final = MEMORY_COLUMNS.index("valence")
 
 
 # --- new memories ----------------------------------------------------------------------------------------
 
 
 async def put_memories(transaction: Transaction, changes: Sequence[PutMemory]) -> list[Outcome]:
-    """Those that may be stored are, with their tags and index entries. Raises `NotFound` for an unknown space."""
+    """Those that may be stored are, with tags, concepts and index entries. Raises `NotFound` for an unknown space."""
     there = await _find_same(transaction, changes)
     outcomes: list[Outcome] = [there.outcome(change) for change in changes]
     stored = [change for change, outcome in zip(changes, outcomes, strict=True) if isinstance(outcome, Stored)]
@@ -89,17 +116,20 @@ async def put_memories(transaction: Transaction, changes: Sequence[PutMemory]) -
         [(tenant_id, change.identity, transaction.change_no, *memory_row(change.memory)) for change in stored],
     )
     await insert_rows(connection, _INSERT_TAG, [row for change in stored for row in _tag_rows(transaction, change)])
+    await put_concepts(transaction, [change.memory for change in stored])
     transaction.terms_added += await put_entries(
         connection, tenant_id, transaction.tenant_no, [(change.memory, change.index) for change in stored]
     )
     transaction.memories_added += len(stored)
+    transaction.stored.update(change.memory.id for change in stored)
     return outcomes
 
 
 class _Same:
     """What is there, or was, of the ids, identities and spaces of new memories; grows with each that is stored."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[Row], said: "_Said | None") -> None:
+        self._said = said
         self._ids: set[str] = set()
         self._owners: dict[str, str] = {}
         self._gone: set[str] = set()
@@ -126,6 +156,11 @@ class _Same:
             return Forgotten()
         if memory.space_id not in self._spaces:
             raise NotFound("space", memory.space_id)
+        if self._said is not None:
+            repeated = self._said.before(memory) if change.unless_repeated else None
+            if repeated is not None:
+                return Duplicate(repeated)
+            self._said.add(memory)
         self._hold(memory.id, identity)
         return Stored(memory.id)
 
@@ -135,6 +170,29 @@ class _Same:
             self._owners[identity] = memory_id
 
 
+class _Said:
+    """The oldest active memory that says each text in each space, and that nothing superseded."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._oldest: dict[tuple[str, str], tuple[int, str]] = {row[:2]: row[2:] for row in rows}
+
+    def before(self, memory: Memory) -> str | None:
+        """The oldest memory that says the same in the space, or None."""
+        found = self._oldest.get(_text_of(memory))
+        return None if found is None else found[1]
+
+    def add(self, memory: Memory) -> None:
+        """The memory is stored from now on."""
+        if memory.state is MemoryState.ACTIVE and memory.superseded_by is None:
+            text, own = _text_of(memory), (microseconds(memory.created_at), memory.id)
+            self._oldest[text] = min(own, self._oldest.get(text, own))
+
+
+def _text_of(memory: Memory) -> tuple[str, str]:
+    """The space of a memory and the key of its text."""
+    return memory.space_id, content_key(memory.content)
+
+
 async def _find_same(transaction: Transaction, changes: Sequence[PutMemory]) -> _Same:
     tenant_id = transaction.tenant_id
     ids = [change.memory.id for change in changes]
@@ -142,7 +200,13 @@ async def _find_same(transaction: Transaction, changes: Sequence[PutMemory]) -> 
     spaces = sorted({change.memory.space_id for change in changes})
     asked = (ids, identities, ids, identities, spaces)
     parameters = tuple(value for each in asked for value in (tenant_id, each))
-    return _Same(await fetch_all(transaction.connection, _FIND_SAME, parameters))
+    found = await transaction.connection.execute(_FIND_SAME, parameters)
+    texts = sorted({_text_of(change.memory) for change in changes if change.unless_repeated})
+    if not texts:
+        return _Same(await found.fetchall(), None)
+    space_ids, keys = zip(*texts, strict=True)
+    said = await fetch_all(transaction.connection, _FIND_REPEATED, (list(space_ids), list(keys), tenant_id))
+    return _Same(await found.fetchall(), _Said(said))
 
 
 def _tag_rows(transaction: Transaction, change: PutMemory) -> list[Row]:
@@ -185,11 +249,12 @@ async def _update(transaction: Transaction, change: UpdateMemory, row: Row) -> R
     if change.keeps_history:
         version = (row[_REVISION], version_body(row), transaction.now, change.replaced_by, change.reason)
         await connection.execute(_INSERT_VERSION, (tenant_id, memory.id, *version))
-    new = memory_row(memory)
-    await connection.execute(_UPDATE, (transaction.change_no, *new, tenant_id, memory.id))
+    await connection.execute(_UPDATE, (transaction.change_no, *updated_row(memory), tenant_id, memory.id))
     await _move_tags(transaction, memory, old=frozenset(json.loads(row[_TAGS])))
+    before = stored_concept_rows(tenant_id, row[_SPACE_ID], memory.id, row[_CONCEPTS])
+    await move_concepts(transaction, before, memory)
     transaction.terms_added += await replace_entry(connection, tenant_id, transaction.tenant_no, memory, change.index)
-    return new
+    return memory_row(replace(memory, valence=row[_VALENCE]))
 
 
 async def _move_tags(transaction: Transaction, memory: Memory, *, old: frozenset[str]) -> None:
@@ -271,6 +336,7 @@ class _There(NamedTuple):
     space_id: SpaceId
     identity: str | None
     tags: str
+    concepts: str
 
 
 async def _remove(transaction: Transaction, deleted: dict[MemoryId, _There], forgotten: Sequence[str]) -> None:
@@ -280,6 +346,14 @@ async def _remove(transaction: Transaction, deleted: dict[MemoryId, _There], for
     await connection.execute(
         "DELETE FROM memory_tags WHERE tenant_id = %s AND tag = ANY(%s::text[]) AND memory_id = ANY(%s::text[])",
         (tenant_id, tags, ids),
+    )
+    await remove_concepts(
+        transaction,
+        [
+            row
+            for memory_id, memory in deleted.items()
+            for row in stored_concept_rows(tenant_id, memory.space_id, memory_id, memory.concepts)
+        ],
     )
     transaction.terms_added += await remove_entries(connection, tenant_id, transaction.tenant_no, ids)
     for table in ("memory_versions", "memories"):
@@ -298,3 +372,4 @@ async def _remove(transaction: Transaction, deleted: dict[MemoryId, _There], for
     # The purge is told by the server's own count of deleted rows, which a session reports but now and then.
     await connection.execute("SELECT pg_stat_force_next_flush()")
     transaction.memories_added -= len(deleted)
+    transaction.stored.difference_update(deleted)

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from polymem.domain.model import Memory, SpaceId, TenantId
-from polymem.domain.query import ListOrder, MemoryFilter, MemoryPage
+from polymem.domain.query import FeedPosition, ListOrder, MemoryFilter, MemoryPage
 from polymem.storage.conditions import order_column
 from polymem.storage.postgres.driver import Connection
 from polymem.storage.postgres.filters import one_of, where_clause
 from polymem.storage.postgres.transaction import Row, fetch_all, fetch_one
-from polymem.storage.rows import MEMORY_COLUMNS, columns, memory_from_row
+from polymem.storage.rows import MEMORY_COLUMNS, columns, memory_from_row, microseconds
 
 LAST_SEQ: Final = (
     "SELECT max(turn_seq) FROM memories"
@@ -37,6 +37,35 @@ async def list_page(
     )
     memories = tuple(memory_from_row(row[1:]) for row in rows if row[1] is not None)
     return MemoryPage(memories=memories, total=rows[0][0])
+
+
+async def list_feed(
+    connection: Connection,
+    tenant_id: TenantId,
+    where: MemoryFilter,
+    *,
+    after: FeedPosition | None,
+    limit: int,
+    with_superseded: bool,
+) -> tuple[Memory, ...]:
+    """The newest that pass, after the position: one bounded walk of the index by creation for each space."""
+    condition, parameters = where_clause(where, tenant_id, "m")
+    if not with_superseded:
+        condition += " AND m.superseded_by IS NULL"
+    if after is not None:
+        condition += " AND (m.created_at, m.memory_id) < (%s::bigint, %s)"
+        parameters += [microseconds(after.created_at), after.memory_id]
+    rows = await fetch_all(
+        connection,
+        f"SELECT {_MEMORY} FROM (SELECT near.memory_id FROM unnest(%s::text[]) AS asked (space_id) CROSS JOIN LATERAL"
+        f" (SELECT m.created_at, m.memory_id FROM memories AS m WHERE {condition} AND m.space_id = asked.space_id"
+        " ORDER BY m.created_at DESC, m.memory_id DESC LIMIT %s) AS near"
+        " ORDER BY near.created_at DESC, near.memory_id DESC LIMIT %s) AS page"
+        " JOIN memories AS m ON m.tenant_id = %s AND m.memory_id = page.memory_id"
+        " ORDER BY m.created_at DESC, m.memory_id DESC",
+        (sorted(where.spaces), *parameters, limit, limit, tenant_id),
+    )
+    return tuple(memory_from_row(row) for row in rows)
 
 
 async def list_turns(

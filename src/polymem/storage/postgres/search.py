@@ -1,6 +1,6 @@
-"""The search port on PostgreSQL: both recall arms, the tenant's term counts, and the evidence of candidates."""
+"""The search port on PostgreSQL: the recall arms, the tenant's term counts, and the evidence of candidates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from polymem.domain.model import MemoryId, ModelIdentity, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.ports.search import ArmHit, Evidence, TermStatistics, WordsFound
+from polymem.storage.postgres.conceptual import best_by_concepts, read_embeddings
 from polymem.storage.postgres.connection import Database
 from polymem.storage.postgres.dense import DenseQuery, nearest
 from polymem.storage.postgres.driver import Connection
@@ -80,6 +81,27 @@ class PostgresSearch:
 
         async def unit(connection: Connection) -> dict[MemoryId, Evidence]:
             return await read_evidence(connection, self._tenant_id, asked, model, of_terms)
+
+        return await self._database.read(unit)
+
+    async def conceptual(self, weights: Mapping[str, float], where: MemoryFilter, *, limit: int) -> tuple[ArmHit, ...]:
+        """The memories that have any of these concepts, by the sum of their weights."""
+        if not weights or limit < 1:
+            return ()
+
+        async def unit(connection: Connection) -> tuple[ArmHit, ...]:
+            return await best_by_concepts(connection, self._tenant_id, weights, where, limit)
+
+        return await self._database.read(unit)
+
+    async def embeddings(self, ids: Sequence[MemoryId], model: ModelIdentity) -> dict[MemoryId, NDArray[np.float32]]:
+        """The vectors of these memories by this model."""
+        if not ids:
+            return {}
+        asked = tuple(dict.fromkeys(ids))
+
+        async def unit(connection: Connection) -> dict[MemoryId, NDArray[np.float32]]:
+            return await read_embeddings(connection, self._tenant_id, asked, model)
 
         return await self._database.read(unit)
 

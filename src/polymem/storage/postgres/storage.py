@@ -10,6 +10,7 @@ from polymem.storage.postgres.check import check
 from polymem.storage.postgres.citus import distribute
 from polymem.storage.postgres.connection import Database
 from polymem.storage.postgres.copy import require_whole
+from polymem.storage.postgres.daily import PostgresDailyQueries
 from polymem.storage.postgres.directory import PostgresDirectory
 from polymem.storage.postgres.driver import Connection
 from polymem.storage.postgres.graphs import Graphs
@@ -34,6 +35,7 @@ class PostgresStorage:
         self._directory = PostgresDirectory(database, self._notices)
         self._jobs = PostgresJobQueue(database, self._notices)
         self._buckets = PostgresBuckets(database)
+        self._daily_queries = PostgresDailyQueries(database)
 
     @classmethod
     async def open(
@@ -74,6 +76,11 @@ class PostgresStorage:
     def buckets(self) -> PostgresBuckets:
         """The token buckets of the rate limits, shared by all processes."""
         return self._buckets
+
+    @property
+    def daily_queries(self) -> PostgresDailyQueries:
+        """The queries that tenants used on a day, shared in the same way."""
+        return self._daily_queries
 
     def search(self, tenant_id: TenantId) -> PostgresSearch:
         """The index of this tenant."""

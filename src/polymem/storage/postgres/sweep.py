@@ -20,7 +20,15 @@ _FIND_OLD_CLAIMS: Final = (
 ACROSS_TENANTS: Final = (_FIND_OLD_CLAIMS,)
 
 # The tables whose rows say what a user wrote, beside the parts of chunks.
-_PURGED: Final = ("memories", "memory_tags", "memory_versions", "index_entries", "jobs")
+_PURGED: Final = (
+    "memories",
+    "memory_tags",
+    "memory_concepts",
+    "associations",
+    "memory_versions",
+    "index_entries",
+    "jobs",
+)
 # In which of them rows were deleted since the last purge, by the server's own count, which starts at 0 after a crash.
 _DELETED_SINCE: Final = (
     "SELECT s.relname, s.n_tup_del FROM pg_stat_user_tables AS s LEFT JOIN counters AS c"

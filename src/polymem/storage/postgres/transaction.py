@@ -1,6 +1,6 @@
 """What the changes of one commit share while they are applied."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from polymem.domain.model import TenantId
@@ -13,6 +13,7 @@ Row = tuple[Any, ...]
 class Transaction:
     """One commit of one tenant: where it writes, the number it gives to what it touches, what it adds up.
 
+    `stored`: the ids of memories that it has stored and that are still there.
     The connection is in pipeline mode: a statement whose answer nobody fetches travels with a later one.
     """
 
@@ -24,6 +25,7 @@ class Transaction:
     memories_added: int = 0
     terms_added: int = 0
     audit_entries: int = 0
+    stored: set[str] = field(default_factory=set)
 
 
 async def fetch_one(connection: Connection, statement: str, parameters: tuple[object, ...]) -> Row | None:

@@ -1,6 +1,7 @@
 """Compares every derived copy with the rows it comes from, in one snapshot; changes and rebuilds nothing."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -9,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from polymem.domain.concepts import concept_keys
 from polymem.ports.storage import Finding, FindingKind
 from polymem.storage.findings import NAMED_AT_MOST, verdict
+from polymem.storage.rows import to_json
 from polymem.storage.sqlite.driver import connect, storage_error
 from polymem.storage.sqlite.index_check import check_entries, check_totals
 from polymem.storage.sqlite.index_rows import CHUNK_BYTES
@@ -63,6 +66,27 @@ _RULES = (
         " UNION SELECT 'memory ' || t.memory_id FROM memory_tags AS t LEFT JOIN memories AS m"
         " ON m.tenant_id = t.tenant_id AND m.memory_id = t.memory_id"
         " WHERE m.memory_id IS NULL OR t.tag NOT IN (SELECT value FROM json_each(m.tags))",
+    ),
+    _Rule(
+        kind=FindingKind.CONCEPTS,
+        subject="a memory's concepts are those it is found by",
+        compared="SELECT count(*) FROM memory_concepts",
+        differing="SELECT 'memory ' || m.memory_id FROM memories AS m JOIN json_each(keys_of(m.concepts)) AS own"
+        " WHERE NOT EXISTS (SELECT 1 FROM memory_concepts AS c WHERE c.tenant_id = m.tenant_id"
+        " AND c.space_id = m.space_id AND c.concept = own.value AND c.memory_id = m.memory_id AND c.doc_no = m.doc_no)"
+        " UNION SELECT 'memory ' || c.memory_id FROM memory_concepts AS c LEFT JOIN memories AS m"
+        " ON m.tenant_id = c.tenant_id AND m.memory_id = c.memory_id WHERE m.memory_id IS NULL"
+        " OR m.space_id <> c.space_id OR c.concept NOT IN (SELECT value FROM json_each(keys_of(m.concepts)))",
+    ),
+    _Rule(
+        kind=FindingKind.CONCEPTS,
+        subject="an association is of two concepts in order, one of which a memory of the space has, and within bounds",
+        compared="SELECT count(*) FROM associations",
+        differing="SELECT 'association ' || a.source || ' - ' || a.target FROM associations AS a"
+        " WHERE a.source >= a.target OR a.count < 1"
+        " OR a.weight NOT BETWEEN 0 AND 1 OR a.valence NOT BETWEEN -1 AND 1"
+        " OR NOT EXISTS (SELECT 1 FROM memory_concepts AS c"
+        " WHERE c.tenant_id = a.tenant_id AND c.space_id = a.space_id AND c.concept IN (a.source, a.target))",
     ),
     _Rule(
         kind=FindingKind.ROWS,
@@ -155,6 +179,7 @@ async def check(database: OnDisk) -> tuple[Finding, ...]:
 def _check_file(path: Path) -> tuple[Finding, ...]:
     try:
         with closing(connect(path, is_reader=True)) as connection:
+            connection.create_function("keys_of", 1, _keys_of, deterministic=True)
             connection.execute("BEGIN")
             return tuple(_all_findings(connection))
     except sqlite3.Error as error:
@@ -162,6 +187,11 @@ def _check_file(path: Path) -> tuple[Finding, ...]:
         if known is None:
             raise
         raise known from error
+
+
+def _keys_of(concepts: str) -> str:
+    """The keys of concepts as a row lists them."""
+    return to_json(concept_keys(json.loads(concepts)))
 
 
 def _all_findings(connection: sqlite3.Connection) -> Iterator[Finding]:

@@ -9,21 +9,26 @@ from polymem.ports.changes import (
     AddJob,
     AddSpace,
     Applied,
+    Associate,
     Audit,
     Change,
     DeleteMemory,
     FinishJob,
+    MoveValence,
     Outcome,
     ProgressJob,
     PutMemory,
     SessionEnd,
     SetEmbedding,
     SetMember,
+    SetStanding,
+    Supersede,
     UpdateMemory,
 )
 from polymem.storage.outcomes import Commit, Refused, outcomes_to_json, require_end, require_quota, used_before
 from polymem.storage.rows import microseconds
 from polymem.storage.sqlite.job_changes import change_job
+from polymem.storage.sqlite.learning_changes import change_learning
 from polymem.storage.sqlite.memory_changes import change_memory
 from polymem.storage.sqlite.memory_lists import last_seq
 from polymem.storage.sqlite.space_changes import append_audit, change_space
@@ -88,6 +93,8 @@ def _apply(transaction: Transaction, change: Change) -> Outcome:
     match change:
         case PutMemory() | UpdateMemory() | DeleteMemory() | SetEmbedding():
             return change_memory(transaction, change)
+        case Supersede() | SetStanding() | MoveValence() | Associate():
+            return change_learning(transaction, change)
         case AddJob() | ProgressJob() | FinishJob():
             return change_job(transaction, change)
         case AddSpace() | SetMember():

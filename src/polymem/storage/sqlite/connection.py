@@ -48,12 +48,13 @@ class Database:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._run_reader, unit)
 
-    async def write(self, unit: Callable[[sqlite3.Connection], Result]) -> Result:
+    async def write(self, unit: Callable[[sqlite3.Connection], Result], *, is_large: bool = False) -> Result:
         """What the unit returns, once it is durable. A unit that raises stores nothing and its error is raised.
 
+        `is_large`: it writes very many pages, and shares its transaction with no other.
         A task cancelled while it waits here gives up the answer, not the write.
         """
-        return await self._writer.run(unit)
+        return await self._writer.run(unit, is_large=is_large)
 
     async def close(self) -> None:
         """Accepted writes are durable and all connections are closed; closing twice is harmless."""

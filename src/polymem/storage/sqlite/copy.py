@@ -34,9 +34,11 @@ from polymem.ports.copy import (
 )
 from polymem.storage.copies import (
     EMPTIED_TABLES,
+    FIRST_PLANS,
     MARK_COLUMNS,
     TAG_COLUMNS,
     after_key,
+    copied_concept_rows,
     dispatch_statement,
     extents,
     mark_row,
@@ -75,6 +77,11 @@ _INSERT_ENTRY = (
 _INSERT_TOKENS = (
     "INSERT INTO token_vectors (doc_no, tenant_no, vectors) SELECT m.doc_no, n.tenant_no, ? FROM memories AS m"
     " JOIN tenants AS n ON n.tenant_id = m.tenant_id WHERE m.tenant_id = ? AND m.memory_id = ?"
+)
+
+_INSERT_CONCEPT = (
+    "INSERT INTO memory_concepts (tenant_id, space_id, concept, memory_id, doc_no)"
+    " SELECT ?1, ?2, ?3, ?4, doc_no FROM memories WHERE tenant_id = ?1 AND memory_id = ?4"
 )
 
 
@@ -310,7 +317,7 @@ def _state(connection: sqlite3.Connection) -> DestinationState:
         return Unfinished(*copy)
     (is_used,) = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM tenants) OR EXISTS (SELECT 1 FROM models)"
-        f" OR (SELECT count(*) FROM {PLANS.name}) > 1"
+        f" OR (SELECT count(*) FROM {PLANS.name}) > {FIRST_PLANS}"
     ).fetchone()
     return Occupied() if is_used else Unused()
 
@@ -329,6 +336,7 @@ def _store(connection: sqlite3.Connection, page: Page) -> None:
         connection.executemany(statement, [(tenant_id, doc_no, *row) for doc_no, row in enumerate(page.rows, first)])
         if table is MEMORIES:
             connection.executemany(insert_into("memory_tags", TAG_COLUMNS), tag_rows(tenant_id, page.rows))
+            connection.executemany(_INSERT_CONCEPT, copied_concept_rows(tenant_id, page.rows))
     else:
         statement = insert_into(table.name, ("tenant_id", *table.columns))
         connection.executemany(statement, [(tenant_id, *row) for row in page.rows])

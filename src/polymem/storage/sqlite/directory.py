@@ -184,7 +184,7 @@ class SqliteDirectory:
             connection.execute(
                 insert_into("plans", PLAN_COLUMNS) + " ON CONFLICT (name) DO UPDATE SET"
                 " requests_per_minute = excluded.requests_per_minute, burst = excluded.burst,"
-                " max_memories = excluded.max_memories",
+                " max_memories = excluded.max_memories, queries_per_day = excluded.queries_per_day",
                 plan_row(plan),
             )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from polymem.errors import PolymemError, StorageDamaged, StorageFull, StorageReadOnly, StorageUnavailable
+from polymem.storage.sqlite.metadata import register_metadata
 
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 # STRICT tables (3.37) and RETURNING (3.35) are used throughout.
@@ -73,6 +74,7 @@ def connect(path: Path, *, is_reader: bool = False) -> sqlite3.Connection:
         cached_statements=_STATEMENTS_KEPT,
     )
     try:
+        register_metadata(connection)
         if not is_reader:
             connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             _turn_wal_on(connection)

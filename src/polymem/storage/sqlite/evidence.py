@@ -34,6 +34,21 @@ _TOKENS = (
     " CROSS JOIN token_vectors AS t ON t.doc_no = wanted.value AND t.tenant_no = ?"
 )
 
+_EMBEDDINGS = (
+    "SELECT m.memory_id, e.embeddings FROM json_each(?) AS wanted"
+    " CROSS JOIN memories AS m ON m.tenant_id = ? AND m.memory_id = wanted.value"
+    " CROSS JOIN index_entries AS e ON e.doc_no = m.doc_no WHERE e.model_no = ? AND length(e.embeddings) > 0"
+)
+
+
+def read_embeddings(
+    tenant_id: TenantId, ids: tuple[MemoryId, ...], model: ModelIdentity, connection: sqlite3.Connection
+) -> dict[MemoryId, NDArray[np.float32]]:
+    """The vectors of those of these memories that have any by this model, one row for each chunk."""
+    asked = (orjson.dumps(ids).decode(), tenant_id, find_model(connection, model))
+    found = connection.execute(_EMBEDDINGS, asked).fetchall()
+    return dict(zip([row[0] for row in found], _embeddings([row[1] for row in found], model), strict=True))
+
 
 def read_evidence(
     tenant_id: TenantId,

@@ -7,6 +7,7 @@ import orjson
 from polymem.domain.model import TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.storage.conditions import comparisons, wanted_sets
+from polymem.storage.sqlite.metadata import metadata_condition
 
 # Beyond this many values a set is handed over as one JSON text: SQLite bounds the parameters of a statement.
 _MAX_PLACEHOLDERS = 200
@@ -44,6 +45,12 @@ def where_clause(where: MemoryFilter, tenant_id: TenantId, *, tags_lead: bool = 
             add(_TAG_IS_LOOKED_UP, tag)
     for column, operator, value in comparisons(where):
         add(f"m.{column} {operator} ?", value)
+    if where.except_author is not None:
+        add("m.agent_id IS NOT ?", where.except_author)
+        add("m.created_by <> ?", where.except_author)
+    for each in where.metadata:
+        condition, values = metadata_condition(each)
+        add(condition, *values)
     return " AND ".join(conditions), parameters
 
 

@@ -28,13 +28,13 @@ POSTING_ROWS: Final = 1 << 15
 
 _CHANGED = (
     "SELECT m.doc_no, m.memory_id, e.length, m.created_at, m.updated_at,"
-    " m.space_id, m.state, m.memory_type, m.agent_id, m.source,"
+    " m.space_id, m.state, m.memory_type, m.agent_id, m.source, m.created_by,"
     " m.session_id, m.turn_role, m.turn_seq, m.superseded_by, e.traits, e.terms, e.counts"
     " FROM memories AS m CROSS JOIN index_entries AS e ON e.doc_no = m.doc_no AND e.tenant_no = ?"
     " WHERE m.tenant_id = ? AND m.change_no > ? ORDER BY m.doc_no"
 )
 # Of a row, what filters ask for stands before this column.
-_TOLD_FROM: Final = 10
+_TOLD_FROM: Final = 11
 _PASSING = "SELECT group_concat(m.doc_no) FROM memories AS m"
 _DELETED = "SELECT doc_no FROM tombstones WHERE tenant_id = ? AND change_no > ?"
 
@@ -126,7 +126,7 @@ class Documents:
         self._updated: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._is_alive: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
         self._told = Records()
-        self._labels = {name: Labels() for name in ("space", "state", "type", "agent", "source")}
+        self._labels = {name: Labels() for name in ("space", "state", "type", "agent", "source", "user")}
 
     @property
     def size_bytes(self) -> int:
@@ -207,7 +207,7 @@ class Documents:
         return is_there
 
     def passing(self, where: MemoryFilter) -> NDArray[np.bool_]:
-        """For each position, whether its memory is alive and passes the conditions other than tags and sessions."""
+        """For each position, whether its memory is alive and passes what is kept here of the filter: see `select`."""
         count = self.count
         passes = self._is_alive[:count].copy()
         for name, wanted in (
@@ -219,6 +219,9 @@ class Documents:
         ):
             if wanted is not None:
                 passes &= self._labels[name].is_one_of(wanted, count)
+        if where.except_author is not None:
+            for name in ("agent", "user"):
+                passes &= ~self._labels[name].is_one_of((where.except_author,), count)
         for column, first_at, end_at in (
             (self._created, where.created_from_at, where.created_until_at),
             (self._updated, where.updated_from_at, where.updated_until_at),
@@ -235,7 +238,7 @@ class Documents:
         Conditions that an index of the database answers well, and that have too many values to keep here, are
         asked there; the connection's snapshot is the one these columns are in step with.
         """
-        if not where.tags and where.session_ids is None:
+        if not where.tags and not where.metadata and where.session_ids is None:
             return self.passing(where)
         condition, parameters = where_clause(where, tenant_id)
         listed = connection.execute(

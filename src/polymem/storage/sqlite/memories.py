@@ -37,11 +37,13 @@ from polymem.storage.rows import (
     version_from_row,
 )
 from polymem.storage.sqlite.commit import run_commit
-from polymem.storage.sqlite.connection import Database
 from polymem.storage.sqlite.filters import one_of
 from polymem.storage.sqlite.index_rows import find_model
+from polymem.storage.sqlite.learned_reads import SqliteLearnedReads
 from polymem.storage.sqlite.memory_lists import last_seq, list_page, list_turns
 
+# A commit of so many changes has a transaction of its own.
+_MANY_CHANGES = 1_000
 _MEMORY = columns(MEMORY_COLUMNS, "m")
 _KNOWN_IDENTITIES = (
     "SELECT m.identity FROM json_each(:identities) AS asked"
@@ -51,12 +53,8 @@ _KNOWN_IDENTITIES = (
 )
 
 
-class SqliteTenantStore:
+class SqliteTenantStore(SqliteLearnedReads):
     """The `TenantStore` of one tenant; an unknown tenant has nothing, and a commit to it raises `NotFound`."""
-
-    def __init__(self, database: Database, tenant_id: TenantId) -> None:
-        self._database = database
-        self._tenant_id = tenant_id
 
     @property
     def tenant_id(self) -> TenantId:
@@ -82,7 +80,9 @@ class SqliteTenantStore:
             ends_at=ends_at,
         )
         try:
-            return await self._database.write(lambda connection: run_commit(connection, commit))
+            return await self._database.write(
+                lambda connection: run_commit(connection, commit), is_large=len(commit.changes) >= _MANY_CHANGES
+            )
         except Refused as refused:
             return refused.result
 

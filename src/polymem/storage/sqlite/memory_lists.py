@@ -6,11 +6,15 @@ from typing import Final
 
 from polymem.domain.model import Memory, SpaceId, TenantId
 from polymem.domain.query import ListOrder, MemoryFilter, MemoryPage
-from polymem.storage.conditions import order_column
-from polymem.storage.rows import MEMORY_COLUMNS, columns, memory_from_row
+from polymem.storage.conditions import order_column, passes_nothing
+from polymem.storage.rows import MEMORY_COLUMNS, columns, memory_from_row, to_json
 from polymem.storage.sqlite.filters import one_of, where_clause
 
 _MEMORY = columns(MEMORY_COLUMNS, "m")
+# The rows of these numbers, in their order.
+OF_NUMBERS: Final = (
+    f"SELECT {_MEMORY} FROM json_each(?) AS asked CROSS JOIN memories AS m ON m.doc_no = asked.value ORDER BY asked.id"
+)
 
 # With fewer memories than this a tag is the shortest way to the rows; beyond, it is looked up for each row.
 _RARE_TAG: Final = 2000
@@ -26,10 +30,13 @@ def list_page(
     offset: int,
 ) -> MemoryPage:
     """The page and the count of all that pass, from the snapshot of the connection's transaction."""
-    if _passes_nothing(where):
+    # An index cannot be prescribed for a condition that is never true.
+    if passes_nothing(where):
         return MemoryPage(memories=(), total=0)
     source, condition, parameters = _rows_that_pass(connection, tenant_id, where)
     column = order_column(order)
+    if where.metadata:
+        return _page_of_few(connection, source, condition, parameters, column=column, limit=limit, offset=offset)
     (total,) = connection.execute(f"SELECT count(*) FROM {source} WHERE {condition}", parameters).fetchone()
     # The page is picked from narrow rows, mostly the index alone; only then are its texts read.
     rows = connection.execute(
@@ -39,6 +46,25 @@ def list_page(
         (*parameters, limit, offset),
     )
     return MemoryPage(memories=tuple(memory_from_row(row) for row in rows), total=total)
+
+
+def _page_of_few(
+    connection: sqlite3.Connection,
+    source: str,
+    condition: str,
+    parameters: list[object],
+    *,
+    column: str,
+    limit: int,
+    offset: int,
+) -> MemoryPage:
+    """The page and the count by one look at each row: for a condition that costs more than to name all that pass."""
+    numbers = connection.execute(
+        f"SELECT m.doc_no FROM {source} WHERE {condition} ORDER BY m.{column} DESC, m.memory_id DESC", parameters
+    ).fetchall()
+    page = to_json([doc_no for (doc_no,) in numbers[offset : offset + limit]])
+    rows = connection.execute(OF_NUMBERS, (page,))
+    return MemoryPage(memories=tuple(memory_from_row(row) for row in rows), total=len(numbers))
 
 
 def list_turns(
@@ -72,12 +98,6 @@ def last_seq(connection: sqlite3.Connection, tenant_id: TenantId, session_id: st
     return None if highest is None else int(highest)
 
 
-def _passes_nothing(where: MemoryFilter) -> bool:
-    """True when one of the sets is empty; an index cannot be prescribed for a condition that is never true."""
-    sets = (where.spaces, where.states, where.memory_types, where.session_ids)
-    return any(wanted is not None and not wanted for wanted in sets)
-
-
 def _rows_that_pass(
     connection: sqlite3.Connection, tenant_id: TenantId, where: MemoryFilter
 ) -> tuple[str, str, list[object]]:
@@ -91,7 +111,7 @@ def _rows_that_pass(
     counts = {tag: _count_up_to_rare(connection, tenant_id, tag) for tag in where.tags}
     rarest = min(counts, key=counts.__getitem__, default=None)
     if rarest is None or counts[rarest] >= _RARE_TAG:
-        return "memories AS m", condition, parameters
+        return "memories AS m INDEXED BY memories_by_update", condition, parameters
     source = (
         "memory_tags AS lead CROSS JOIN memories AS m ON m.tenant_id = lead.tenant_id AND m.memory_id = lead.memory_id"
     )

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from polymem.domain.model import MemoryId, ModelIdentity, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.ports.search import ArmHit, Evidence, TermStatistics, WordsFound
-from polymem.storage.sqlite.evidence import evidence_of, read_evidence
+from polymem.storage.sqlite.conceptual import ConceptQuery
+from polymem.storage.sqlite.evidence import evidence_of, read_embeddings, read_evidence
 from polymem.storage.sqlite.index_postings import PostingList
 from polymem.storage.sqlite.lexical import documents_in, score_memories
 from polymem.storage.sqlite.neighbours import find_neighbours
@@ -61,6 +62,17 @@ class SqliteSearch:
         asked, of_terms = tuple(dict.fromkeys(ids)), tuple(terms)
         query = _EvidenceQuery(tenant_id=self._tenant_id, ids=asked, model=model, terms=of_terms)
         return await self._vectors.read(self._tenant_id, query)
+
+    async def conceptual(self, weights: Mapping[str, float], where: MemoryFilter, *, limit: int) -> tuple[ArmHit, ...]:
+        """The memories with any of these concepts, by the sum of their weights."""
+        if not weights or limit < 1:
+            return ()
+        query = ConceptQuery(tenant_id=self._tenant_id, weights=dict(weights), where=where, limit=limit)
+        return await self._vectors.read(self._tenant_id, query)
+
+    async def embeddings(self, ids: Sequence[MemoryId], model: ModelIdentity) -> dict[MemoryId, NDArray[np.float32]]:
+        """The vectors of these memories by this model."""
+        return await self._database.read(partial(read_embeddings, self._tenant_id, tuple(dict.fromkeys(ids)), model))
 
     async def neighbours(
         self, ids: Sequence[MemoryId], where: MemoryFilter, *, reach: int

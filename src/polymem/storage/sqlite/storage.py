@@ -14,9 +14,10 @@ from polymem.errors import StorageDamaged, StorageFull, StorageReadOnly, Storage
 from polymem.ports.storage import Finding
 from polymem.storage.copies import UNFINISHED_COPY
 from polymem.storage.rows import microseconds
-from polymem.storage.sqlite.buckets import LocalBuckets
+from polymem.storage.sqlite.buckets import SqliteBuckets
 from polymem.storage.sqlite.check import check
 from polymem.storage.sqlite.connection import Database
+from polymem.storage.sqlite.daily import SqliteDailyQueries
 from polymem.storage.sqlite.directory import SqliteDirectory
 from polymem.storage.sqlite.index_snapshots import Snapshots, known_stamp
 from polymem.storage.sqlite.jobs import SqliteJobQueue, end_leases
@@ -45,7 +46,8 @@ class SqliteStorage:
         self._vectors = VectorIndexes(database, max_bytes=vector_bytes, snapshots=self._snapshots)
         self._directory = SqliteDirectory(database)
         self._jobs = SqliteJobQueue(database)
-        self._buckets = LocalBuckets()
+        self._buckets = SqliteBuckets(database)
+        self._daily_queries = SqliteDailyQueries(database)
 
     @classmethod
     async def open(
@@ -91,9 +93,14 @@ class SqliteStorage:
         return self._jobs
 
     @property
-    def buckets(self) -> LocalBuckets:
+    def buckets(self) -> SqliteBuckets:
         """The buckets of the rate limits: this process's own, for no other one serves from the directory."""
         return self._buckets
+
+    @property
+    def daily_queries(self) -> SqliteDailyQueries:
+        """The queries that tenants used on a day."""
+        return self._daily_queries
 
     def search(self, tenant_id: TenantId) -> SqliteSearch:
         """The index of this tenant."""
@@ -139,6 +146,7 @@ class SqliteStorage:
             with suppress(StorageUnavailable, StorageFull, StorageReadOnly, StorageDamaged):
                 await self._save_indexes()
         self._is_closed = True
+        await self._buckets.close()
         await self._database.close()
         if self._lock is not None:
             self._lock.release()

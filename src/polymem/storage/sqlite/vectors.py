@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from typing import Final, Protocol, TypeVar
@@ -29,6 +29,7 @@ from polymem.storage.sqlite.index_documents import Documents, Told
 from polymem.storage.sqlite.index_postings import PostingsView
 from polymem.storage.sqlite.index_rows import find_model
 from polymem.storage.sqlite.index_snapshots import FEWEST_MEMORIES, Snapshots
+from polymem.storage.sqlite.metadata import condition_text
 from polymem.storage.sqlite.vector_rows import HeldRows, RowsView, VectorRows
 
 # One tenant of a million memories takes 1.2 GB.
@@ -62,6 +63,9 @@ _PLACES = (
 _NO_NORMS: Final[tuple[int, NDArray[np.float32]]] = (-1, np.empty(0, dtype=np.float32))
 
 Result = TypeVar("Result")
+
+
+_MaskKey = tuple[MemoryFilter, tuple[str, ...]]
 
 
 class Reads(Protocol):
@@ -98,12 +102,13 @@ class Behind:
 class View:
     """What is loaded of a tenant, in step with the snapshot of the connection that asked.
 
-    By position: `ids`, `norms` (of BM25) and `passes`, whether the memory passes the filter. `model_no` is None where
-    no model was asked for, or no vector is of it; `rows` also where its vectors do not fit in memory. `taken`: the
-    rows whose memories pass, None for all. `names`: where what is found is remembered to stand.
+    By position: `doc_nos` (ascending), `ids`, `norms` (of BM25) and `passes`, whether the memory passes the filter.
+    `model_no` is None where no model was asked for, or no vector is of it; `rows` also where its vectors do not fit in
+    memory. `taken`: the rows whose memories pass, None for all. `names`: where what is found is remembered to stand.
     """
 
     counts: TenantCounts
+    doc_nos: NDArray[np.int64]
     ids: NDArray[np.bytes_]
     norms: NDArray[np.float32]
     passes: NDArray[np.bool_]
@@ -175,7 +180,7 @@ class TenantIndex:
         self._rows: dict[int, VectorRows | None] = {}
         self._norms = _NO_NORMS
         self._names: dict[str, int] = {}
-        self._masks: OrderedDict[MemoryFilter, _Mask] = OrderedDict()
+        self._masks: OrderedDict[_MaskKey, _Mask] = OrderedDict()
         self._masks_of = -1
 
     @property
@@ -211,6 +216,7 @@ class TenantIndex:
             rows = None if found is None else found.view()
             return View(
                 counts=counts,
+                doc_nos=self._documents.doc_nos[: self._documents.count],
                 ids=self._documents.ids[: self._documents.count],
                 norms=self._norms_at(counts),
                 passes=mask.passes,
@@ -308,9 +314,10 @@ class TenantIndex:
         if self._masks_of != self._documents.change_no:
             self._masks.clear()
             self._masks_of = self._documents.change_no
-        mask = self._masks.get(where)
+        key = _mask_key(where)
+        mask = self._masks.get(key)
         if mask is None:
-            mask = self._masks[where] = _Mask(self._documents.select(connection, self._tenant_id, where))
+            mask = self._masks[key] = _Mask(self._documents.select(connection, self._tenant_id, where))
             if len(self._masks) > _MASKS_KEPT:
                 self._masks.popitem(last=False)
         return mask
@@ -435,6 +442,11 @@ class VectorIndexes:
             del self._indexes[oldest]
             self._extents.pop(oldest, None)
             self._total_bytes -= self._sizes.pop(oldest, 0)
+
+
+def _mask_key(where: MemoryFilter) -> _MaskKey:
+    """Equal for equal filters alone: values of metadata need have no hash, and Python takes true for 1."""
+    return replace(where, metadata=()), tuple([condition_text(each) for each in where.metadata])
 
 
 def _run(

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from polymem.domain.limits import BucketRule
+from polymem.domain.model import TenantId
 from polymem.errors import StorageReadOnly
 from polymem.storage.postgres.buckets import PostgresBuckets
 from polymem.storage.postgres.connection import Database
+from polymem.storage.postgres.daily import PostgresDailyQueries
 from postgres import PostgresServer, running_postgres, standby_of
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -51,5 +53,7 @@ async def test_a_standby_says_that_it_cannot_be_written() -> None:
             try:
                 with pytest.raises(StorageReadOnly, match="standby"):
                     await PostgresBuckets(database).draw("a", BucketRule(2, 1), wanted=1, unused=0, now=NOON)
+                with pytest.raises(StorageReadOnly, match="standby"):
+                    await PostgresDailyQueries(database).take(TenantId("a"), NOON.date(), wanted=1, limit=2)
             finally:
                 await database.close()

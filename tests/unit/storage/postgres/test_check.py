@@ -9,6 +9,7 @@ from polymem.domain.model import MemoryId, ModelIdentity
 from polymem.ports.changes import (
     AddJob,
     Applied,
+    Associate,
     DeleteMemory,
     EmbeddedChunk,
     Embedding,
@@ -45,13 +46,16 @@ async def fill(storage: PostgresStorage, name: str) -> None:
         reason="test",
     )
     delete = DeleteMemory(memory_id=MemoryId(f"{name}-deleted"), spaces=frozenset({account.space.id}))
-    kept = replace(memory_of(account, f"{name}-kept"), tags=("red", "\0", "red"))
+    kept = replace(
+        memory_of(account, f"{name}-kept"), tags=("red", "\0", "red"), concepts=("New York", "new york", "cat", "\0")
+    )
     applied = await storage.tenant(account.tenant.id).commit(
         [
             PutMemory(memory=kept, index=entry_of("cat", "dog", "cat", "3.14")),
             PutMemory(memory=memory_of(account, f"{name}-changed"), index=entry_of("cat", "emu")),
             PutMemory(memory=memory_of(account, f"{name}-deleted"), index=entry_of("cat", "fox")),
             PutMemory(memory=memory_of(account, f"{name}-plain"), index=IndexEntry(terms=(), embedding=None)),
+            Associate(space_id=account.space.id, pairs=frozenset({("cat", "new york")}), rate=0.5, at=AT),
             update,
             delete,
             *(AddJob(job=job_of(account, f"{name}-job {number}", "key")) for number in range(2)),
@@ -89,6 +93,11 @@ CHUNKS = "an index entry has chunks, one after another, exactly when it names a 
 TERMS = "the counts of an index entry's terms add up to its length, and its weights are made of them: memory one-kept"
 COUNTED = "each term is counted in the entries that hold it: tenant tenant-one"
 TAGS = "a memory's tags are those it is found by: memory one-kept"
+CONCEPTS = "a memory's concepts are those it is found by: memory "
+EDGE = (
+    "an association is of two concepts in order, one of which a memory of the space has, and within bounds:"
+    " association "
+)
 TOTALS = "the totals of a tenant are those of its rows: tenant tenant-one"
 SHOWN = "workers are shown exactly the jobs that are running or next of their key, as they stand: job "
 ENDED = "a job that has ended says when and holds no lease, and one that has not says neither: job one-free job"
@@ -109,6 +118,34 @@ LATE = "no change is numbered beyond its tenant's count: memory one-kept"
         (
             "INSERT INTO memory_tags VALUES ('tenant-one', 'green', 'nobody')",
             {FindingKind.ROWS: ["a memory's tags are those it is found by: memory nobody"]},
+        ),
+        (
+            f"DELETE FROM memory_concepts WHERE concept = 'cat' AND {KEPT}",
+            {FindingKind.CONCEPTS: [CONCEPTS + "one-kept"]},
+        ),
+        (
+            f"UPDATE memory_concepts SET space_id = 'other' WHERE concept = 'cat' AND {KEPT}",
+            {FindingKind.CONCEPTS: [CONCEPTS + "one-kept"]},
+        ),
+        (
+            "INSERT INTO memory_concepts VALUES ('tenant-one', 'space-one', 'dog', 'nobody')",
+            {FindingKind.CONCEPTS: [CONCEPTS + "nobody"]},
+        ),
+        (
+            "UPDATE associations SET weight = 1.5 WHERE tenant_id = 'tenant-one'",
+            {FindingKind.CONCEPTS: [EDGE + "cat - new york"]},
+        ),
+        (
+            "UPDATE associations SET valence = -2 WHERE tenant_id = 'tenant-one'",
+            {FindingKind.CONCEPTS: [EDGE + "cat - new york"]},
+        ),
+        (
+            "INSERT INTO associations VALUES ('tenant-one', 'space-one', 'new york', 'cat', 0.5, 0, 1, 1)",
+            {FindingKind.CONCEPTS: [EDGE + "new york - cat"]},
+        ),
+        (
+            "INSERT INTO associations VALUES ('tenant-one', 'space-one', 'ant', 'bee', 0.5, 0, 1, 1)",
+            {FindingKind.CONCEPTS: [EDGE + "ant - bee"]},
         ),
         (
             "INSERT INTO tombstones VALUES ('tenant-one', 'one-kept', 's', 1, 1)",

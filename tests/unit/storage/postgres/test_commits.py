@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,18 @@ import pytest
 from polymem.domain.model import IdempotencyClaim, MemoryId
 from polymem.domain.query import ListOrder, MemoryFilter
 from polymem.errors import NotFound, StorageFull
-from polymem.ports.changes import AddJob, Applied, DeleteMemory, IndexEntry, PutMemory, Replayed, Stored
+from polymem.ports.changes import (
+    AddJob,
+    Applied,
+    Associate,
+    Associated,
+    Deleted,
+    DeleteMemory,
+    IndexEntry,
+    PutMemory,
+    Replayed,
+    Stored,
+)
 from polymem.ports.directory import NewAccount
 from polymem.storage.postgres.storage import PostgresStorage
 from samples import AT, account_of, job_of, memory_of
@@ -51,6 +63,21 @@ async def test_commits_of_two_processes_are_numbered_without_a_gap_and_none_is_s
     async with asyncio.timeout(BOUND_SECONDS):
         await asyncio.gather(write(0), write(1), read())
     assert sorted(numbers) == list(range(1, 2 * EACH + 1))
+
+
+async def test_nothing_is_associated_because_of_a_memory_that_its_own_commit_deletes(
+    storage: PostgresStorage, account: NewAccount
+) -> None:
+    spaces = frozenset({account.space.id})
+    kept, gone = (put(account, name) for name in ("kept", "gone"))
+    associate = Associate(
+        space_id=account.space.id, pairs=frozenset({("ant", "bee")}), rate=0.5, at=AT, because_of=MemoryId("gone")
+    )
+    told = replace(kept, memory=replace(kept.memory, concepts=("ant",)))
+    deleted = DeleteMemory(memory_id=MemoryId("gone"), spaces=spaces)
+    result = await storage.tenant(account.tenant.id).commit([told, gone, associate, deleted, associate], now=AT)
+    assert isinstance(result, Applied)
+    assert result.outcomes[2:] == (Associated(1), Deleted(MemoryId("gone")), Associated(0))
 
 
 async def test_a_commit_whose_answer_is_lost_is_found_and_not_done_twice(

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from polymem.domain.model import MemoryState, MemoryType, SpaceId, TenantId
-from polymem.domain.query import MemoryFilter
+from polymem.domain.query import Comparison, MemoryFilter, MetadataCondition
 from polymem.storage.postgres.filters import TagsBy, one_of, where_clause
 from polymem.storage.rows import microseconds
 from samples import AT
@@ -60,3 +60,20 @@ def test_no_tags_ask_for_nothing() -> None:
     where = MemoryFilter(spaces=frozenset({SpaceId("s")}), states=None)
     for tags in TagsBy:
         assert where_clause(where, TENANT, "c", tags=tags) == ("c.tenant_id = %s AND c.space_id = %s", ["t", "s"])
+
+
+def test_what_a_copy_lacks_is_asked_of_the_memory_itself() -> None:
+    where = MemoryFilter(
+        spaces=frozenset({SpaceId("s")}),
+        states=None,
+        except_author="bot",
+        metadata=(MetadataCondition(("k",), Comparison.EQ, 2),),
+    )
+    own, values = where_clause(where, TENANT, "m")
+    assert "m.agent_id IS DISTINCT FROM %s AND m.created_by <> %s AND" in own
+    assert values == ["t", "s", "bot", "bot", '"k":2', '"k"', "2"]
+    copied, more = where_clause(where, TENANT, "e", tags=TagsBy.COPY)
+    assert copied.startswith("e.tenant_id = %s AND e.space_id = %s AND (SELECT o.agent_id IS DISTINCT FROM %s")
+    assert copied.endswith(" FROM memories AS o WHERE o.tenant_id = %s AND o.memory_id = e.memory_id)")
+    assert more == [*values, "t"]
+    assert copied.count("%s") == len(more)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 
-from polymem.domain.model import MemoryId, ModelIdentity
+from polymem.domain.model import MemoryId, MemoryRole, MemoryState, ModelIdentity
 from polymem.domain.query import MemoryFilter
 from polymem.ports.changes import (
     Applied,
@@ -20,13 +20,14 @@ from polymem.ports.changes import (
     IndexEntry,
     PutMemory,
     SetEmbedding,
+    SetStanding,
 )
 from polymem.ports.directory import NewAccount
 from polymem.storage.postgres import dense
 from polymem.storage.postgres.connection import Database
 from polymem.storage.postgres.dense import DenseQuery, graph_statement
 from polymem.storage.postgres.driver import Connection
-from polymem.storage.postgres.graphs import TENDING, Graphs
+from polymem.storage.postgres.graphs import LED_STATES, TENDING, Graphs
 from polymem.storage.postgres.search import PostgresSearch
 from polymem.storage.postgres.storage import PostgresStorage
 from samples import AT, account_of, memory_of
@@ -89,12 +90,29 @@ class Tenant:
         stored = {name: unit(rows.astype(np.float16).astype(np.float32)) for name, rows in self.rows.items()}
         return sorted(stored, key=lambda name: (-float((stored[name] @ question).max()), name))[:limit]
 
+    async def stand(self, names: Sequence[str], state: MemoryState, *, revision: int) -> None:
+        """These memories have this state."""
+        change = SetStanding(
+            space_id=self.account.space.id,
+            revisions=tuple((MemoryId(name), revision) for name in names),
+            state=state,
+            role=MemoryRole.EPISODE,
+            superseded_by=None,
+        )
+        await self.commit([change])
+
     async def found(
-        self, graphs: Graphs, question: NDArray[np.float32], limit: int, *, tags: tuple[str, ...] = ()
+        self,
+        graphs: Graphs,
+        question: NDArray[np.float32],
+        limit: int,
+        *,
+        tags: tuple[str, ...] = (),
+        states: frozenset[MemoryState] | None = LED_STATES,
     ) -> list[str]:
         """The nearest that the dense arm finds."""
         index = PostgresSearch(self.database, self.account.tenant.id, graphs)
-        asked = replace(self.everything, tags=tags)
+        asked = replace(self.everything, tags=tags, states=states)
         return [hit.memory_id for hit in await index.dense(question, MODEL, asked, limit=limit)]
 
     async def standing(self) -> list[tuple[str, bool, bool]]:
@@ -192,6 +210,26 @@ async def test_what_is_stored_and_deleted_after_the_graph_was_built_counts_at_on
     for name in (*names(MANY, MANY + 5), *names(40, 45)):
         question = unit(tenant.rows[name][0] + 0.02)
         assert await tenant.found(graphs, question, 20) == tenant.nearest(question, 20)
+
+
+async def test_archived_memories_take_no_place_in_the_graph_and_are_found_by_whom_asks_for_them(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def all_pass(*_: object) -> int:
+        return 1_000_000
+
+    monkeypatch.setattr(dense, "estimate_passing", all_pass)
+    graphs = tenant.graphs()
+    await graphs.tend()
+    everywhere = frozenset(MemoryState)
+    question = unit(tenant.random.standard_normal(MODEL.dimension))
+    nearest = tenant.nearest(question, 40)
+    await tenant.stand(nearest[:10], MemoryState.ARCHIVED, revision=1)
+    assert await tenant.found(graphs, question, 20) == nearest[10:30]
+    assert await tenant.found(graphs, question, 20, states=everywhere) == nearest[:20]
+    assert await tenant.found(graphs, question, 20, states=frozenset({MemoryState.ARCHIVED})) == nearest[:10]
+    await tenant.stand(nearest[:5], MemoryState.ACTIVE, revision=2)
+    assert await tenant.found(graphs, question, 20) == [*nearest[:5], *nearest[10:25]]
 
 
 async def test_where_few_pass_the_filter_all_of_them_are_found_although_the_graph_leads_elsewhere(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from polymem.domain.model import MemoryId, SpaceId
-from polymem.domain.query import MemoryFilter
+from polymem.domain.query import Comparison, MemoryFilter, MetadataCondition
 from polymem.domain.scoring import bm25, idf
 from polymem.ports.changes import AddSpace, Applied, IndexEntry, PutMemory
 from polymem.ports.directory import NewAccount
@@ -71,13 +71,27 @@ async def corpus(storage: PostgresStorage, account: NewAccount, monkeypatch: pyt
         terms[f"m{number:03}"] = (*held, *["rare"] * (number in {60, 140}), f"own{number}")
     changes = [
         PutMemory(
-            memory=replace(memory_of(account, name), space_id=NARROW if name >= "m193" else account.space.id),
+            memory=replace(
+                memory_of(account, name),
+                space_id=NARROW if name >= "m193" else account.space.id,
+                metadata={"last": name[-1]},
+            ),
             index=IndexEntry(terms=held, embedding=None),
         )
         for name, held in terms.items()
     ]
     assert isinstance(await store.commit(changes, now=AT), Applied)
     return Corpus(storage.search(account.tenant.id), account, terms)
+
+
+async def test_where_metadata_pass_too_few_of_what_rare_words_find_every_word_finds_them(corpus: Corpus) -> None:
+    asked = ("all", "half", "rare", "some")
+    where = replace(corpus.everywhere, metadata=(MetadataCondition(("last",), Comparison.EQ, "7"),))
+    among = [name for name in corpus.terms if name.endswith("7")]
+    assert await corpus.found(asked, where) == corpus.best(asked, 10, among)
+    where = replace(corpus.everywhere, metadata=(MetadataCondition(("last",), Comparison.EQ, "0"),))
+    with_some = [name for name, held in corpus.terms.items() if "some" in held]
+    assert await corpus.found(asked, where) == corpus.best(asked, 10, with_some)
 
 
 async def test_rare_words_find_their_memories_and_common_ones_add_to_the_score_alone(corpus: Corpus) -> None:

@@ -1,17 +1,18 @@
 """What is cleared away: used claims by their age, and what deleted rows left in the tables."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from polymem.domain.model import IdempotencyClaim, MemoryId
-from polymem.ports.changes import DeleteMemory, IndexEntry, PutMemory
+from polymem.ports.changes import Associate, DeleteMemory, IndexEntry, PutMemory
 from polymem.ports.directory import NewAccount
 from polymem.storage.postgres.storage import PostgresStorage
 from postgres import PostgresServer
 from samples import AT, account_of, memory_of
 
-PURGED = ("memories", "memory_tags", "index_entries")
+PURGED = ("memories", "memory_tags", "memory_concepts", "associations", "index_entries")
 
 
 @pytest.fixture
@@ -42,8 +43,13 @@ async def test_what_deleted_memories_left_is_purged_once(
     store = storage.tenant(account.tenant.id)
     await storage.purge()
     assert vacuums.counts() == {}
+    secret = replace(memory_of(account, "secret"), concepts=("secret",))
     await store.commit(
-        [PutMemory(memory=memory_of(account, "secret"), index=IndexEntry(terms=("secret",), embedding=None))], now=AT
+        [
+            PutMemory(memory=secret, index=IndexEntry(terms=("secret",), embedding=None)),
+            Associate(space_id=account.space.id, pairs=frozenset({("secret", "known")}), rate=0.5, at=AT),
+        ],
+        now=AT,
     )
     await store.commit([DeleteMemory(memory_id=MemoryId("secret"), spaces=frozenset({account.space.id}))], now=AT)
     assert vacuums.dead_rows() == dict.fromkeys(PURGED, 1)

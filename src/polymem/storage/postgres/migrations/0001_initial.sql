@@ -20,10 +20,15 @@ CREATE TABLE plans (
   name                 text COLLATE "C" PRIMARY KEY,
   requests_per_minute  bigint NOT NULL CHECK (requests_per_minute > 0),
   burst                bigint NOT NULL CHECK (burst > 0),
-  max_memories         bigint CHECK (max_memories > 0)
+  max_memories         bigint CHECK (max_memories > 0),
+  queries_per_day      bigint CHECK (queries_per_day > 0)
 );
 
-INSERT INTO plans VALUES ('self-hosted', 60000, 60000, NULL);
+INSERT INTO plans VALUES
+  ('self-hosted', 60000, 60000, NULL, NULL),
+  ('free', 60, 60, 10000, 1000),
+  ('pro', 600, 600, 500000, 50000),
+  ('team', 3000, 3000, 5000000, 500000);
 
 -- The row that every commit of the tenant locks first. change_no counts committed changes; it is given under that
 -- lock, so that whoever has read up to a number misses none that is committed later.
@@ -103,12 +108,20 @@ CREATE TABLE memories (
   created_by     text COLLATE "C" NOT NULL,
   updated_by     text COLLATE "C",
   superseded_by  text COLLATE "C",
+  role           text COLLATE "C" NOT NULL,
+  importance     double precision NOT NULL,
+  valence        double precision NOT NULL,
+  external_ref   text COLLATE "C",
+  fingerprint    text COLLATE "C",
+  content_key    text COLLATE "C" NOT NULL,
   derived_from   text NOT NULL,
   version        bigint NOT NULL,
   revision       bigint NOT NULL,
   created_at     bigint NOT NULL,
   updated_at     bigint NOT NULL,
   change_no      bigint NOT NULL,
+  supersedes     text NOT NULL,
+  concepts       text NOT NULL,
   tags           text NOT NULL,
   metadata       text,
   content        text NOT NULL,
@@ -125,6 +138,11 @@ CREATE INDEX memories_by_session ON memories (tenant_id, session_id, created_at,
 CREATE INDEX memories_by_seq ON memories (tenant_id, session_id, space_id, turn_seq, memory_id)
   WHERE turn_seq IS NOT NULL;
 
+-- Feeds are read along it, each page from where the last one ended.
+CREATE INDEX memories_by_creation ON memories (tenant_id, space_id, created_at, memory_id);
+CREATE INDEX memories_by_content ON memories (tenant_id, space_id, content_key);
+CREATE INDEX memories_by_fingerprint ON memories (tenant_id, fingerprint) WHERE fingerprint IS NOT NULL;
+
 -- A space is of one tenant: without this the planner takes both conditions to be independent, and far too few rows.
 CREATE STATISTICS memories_of_spaces (dependencies) ON tenant_id, space_id FROM memories;
 
@@ -134,6 +152,32 @@ CREATE TABLE memory_tags (
   memory_id  text COLLATE "C" NOT NULL,
   PRIMARY KEY (tenant_id, tag, memory_id)
 );
+
+-- The concepts of memories by their keys, and which came together how often: see polymem.domain.concepts. The keys of
+-- an association stand in the order of their bytes: source < target.
+CREATE TABLE memory_concepts (
+  tenant_id  text COLLATE "C" NOT NULL,
+  space_id   text COLLATE "C" NOT NULL,
+  concept    text COLLATE "C" NOT NULL,
+  memory_id  text COLLATE "C" NOT NULL,
+  PRIMARY KEY (tenant_id, space_id, concept, memory_id)
+);
+
+CREATE TABLE associations (
+  tenant_id   text COLLATE "C" NOT NULL,
+  space_id    text COLLATE "C" NOT NULL,
+  source      text COLLATE "C" NOT NULL,
+  target      text COLLATE "C" NOT NULL,
+  weight      double precision NOT NULL,
+  valence     double precision NOT NULL,
+  count       bigint NOT NULL,
+  updated_at  bigint NOT NULL,
+  PRIMARY KEY (tenant_id, space_id, source, target)
+);
+
+-- Strongest first; very many are equally strong, so the order among these stands in the index too.
+CREATE INDEX associations_by_source ON associations (tenant_id, space_id, source, weight DESC, target);
+CREATE INDEX associations_by_target ON associations (tenant_id, space_id, target, weight DESC, source);
 
 CREATE TABLE memory_versions (
   tenant_id    text COLLATE "C" NOT NULL,
@@ -373,6 +417,16 @@ CREATE UNLOGGED TABLE buckets (
   at       bigint NOT NULL,
   granted  integer NOT NULL,
   full_at  bigint NOT NULL
+) WITH (fillfactor = 50);
+
+-- How many queries a tenant's processes drew of what its plan allows for a day (a date of UTC such as 2025-03-01).
+-- granted: what the last draw gave.
+CREATE TABLE daily_queries (
+  tenant_id  text COLLATE "C" NOT NULL,
+  day        text COLLATE "C" NOT NULL,
+  used       bigint NOT NULL,
+  granted    bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (tenant_id, day)
 ) WITH (fillfactor = 50);
 
 -- The latest commits of a tenant, each in the slot of its change_no: whether a commit whose answer was lost went through.

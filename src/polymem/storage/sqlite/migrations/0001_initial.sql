@@ -18,10 +18,15 @@ CREATE TABLE plans (
   name                 TEXT PRIMARY KEY,
   requests_per_minute  INTEGER NOT NULL CHECK (requests_per_minute > 0),
   burst                INTEGER NOT NULL CHECK (burst > 0),
-  max_memories         INTEGER CHECK (max_memories > 0)
+  max_memories         INTEGER CHECK (max_memories > 0),
+  queries_per_day      INTEGER CHECK (queries_per_day > 0)
 ) STRICT;
 
-INSERT INTO plans VALUES ('self-hosted', 60000, 60000, NULL);
+INSERT INTO plans VALUES
+  ('self-hosted', 60000, 60000, NULL, NULL),
+  ('free', 60, 60, 10000, 1000),
+  ('pro', 600, 600, 500000, 50000),
+  ('team', 3000, 3000, 5000000, 500000);
 
 -- tenant_no is a short internal number: it names the tenant in index_entries and token_vectors.
 -- change_no counts committed changes.
@@ -105,12 +110,20 @@ CREATE TABLE memories (
   created_by     TEXT NOT NULL,
   updated_by     TEXT,
   superseded_by  TEXT,
+  role           TEXT NOT NULL,
+  importance     REAL NOT NULL,
+  valence        REAL NOT NULL,
+  external_ref   TEXT,
+  fingerprint    TEXT,
+  content_key    TEXT NOT NULL,
   derived_from   TEXT NOT NULL,
   version        INTEGER NOT NULL,
   revision       INTEGER NOT NULL,
   created_at     INTEGER NOT NULL,
   updated_at     INTEGER NOT NULL,
   change_no      INTEGER NOT NULL,
+  supersedes     TEXT NOT NULL,
+  concepts       TEXT NOT NULL,
   tags           TEXT NOT NULL,
   metadata       TEXT,
   content        TEXT NOT NULL,
@@ -126,6 +139,13 @@ CREATE INDEX memories_by_session ON memories (tenant_id, session_id, created_at,
   WHERE session_id IS NOT NULL;
 CREATE INDEX memories_by_seq ON memories (tenant_id, session_id, space_id, turn_seq, memory_id)
   WHERE turn_seq IS NOT NULL;
+-- Finds the oldest of those that say the same; and holds all that statistics add up, so that they read no row.
+CREATE INDEX memories_by_content ON memories (tenant_id, space_id, content_key, state, superseded_by, created_at,
+  memory_id, role, fingerprint, importance, valence);
+CREATE INDEX memories_by_fingerprint ON memories (tenant_id, space_id, fingerprint, state, superseded_by, created_at,
+  memory_id) WHERE fingerprint IS NOT NULL;
+CREATE INDEX memories_by_creation ON memories
+  (tenant_id, space_id, created_at, memory_id, state, superseded_by, memory_type, agent_id, source);
 CREATE INDEX memories_by_change ON memories (tenant_id, change_no);
 
 CREATE TABLE memory_tags (
@@ -134,6 +154,32 @@ CREATE TABLE memory_tags (
   memory_id  TEXT NOT NULL,
   PRIMARY KEY (tenant_id, tag, memory_id)
 ) STRICT, WITHOUT ROWID;
+
+-- The concepts of memories by their keys, and which came together how often: see polymem.domain.concepts. The keys of
+-- an association stand in the order of their bytes: source < target. doc_no: the memory's own, for the index in memory.
+CREATE TABLE memory_concepts (
+  tenant_id  TEXT NOT NULL,
+  space_id   TEXT NOT NULL,
+  concept    TEXT NOT NULL,
+  memory_id  TEXT NOT NULL,
+  doc_no     INTEGER NOT NULL,
+  PRIMARY KEY (tenant_id, space_id, concept, memory_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE associations (
+  tenant_id   TEXT NOT NULL,
+  space_id    TEXT NOT NULL,
+  source      TEXT NOT NULL,
+  target      TEXT NOT NULL,
+  weight      REAL NOT NULL,
+  valence     REAL NOT NULL,
+  count       INTEGER NOT NULL,
+  updated_at  INTEGER NOT NULL,
+  PRIMARY KEY (tenant_id, space_id, source, target)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX associations_by_source ON associations (tenant_id, space_id, source, weight DESC, target);
+CREATE INDEX associations_by_target ON associations (tenant_id, space_id, target, weight DESC, source);
 
 CREATE TABLE memory_versions (
   tenant_id    TEXT NOT NULL,
@@ -278,6 +324,24 @@ CREATE TABLE audit_log (
   request_id  TEXT NOT NULL,
   PRIMARY KEY (tenant_id, change_no, entry_no)
 ) STRICT;
+
+-- How many queries a tenant's processes drew of what its plan allows for a day (a date of UTC such as 2025-03-01).
+CREATE TABLE daily_queries (
+  tenant_id  TEXT NOT NULL,
+  day        TEXT NOT NULL,
+  used       INTEGER NOT NULL,
+  PRIMARY KEY (tenant_id, day)
+) STRICT, WITHOUT ROWID;
+
+-- Token buckets of the rate limits as the server has last written them down: how much was left at a time, by which rule.
+-- While a server runs, its memory is the truth.
+CREATE TABLE buckets (
+  name               TEXT PRIMARY KEY,
+  tokens             REAL NOT NULL,
+  at                 INTEGER NOT NULL,
+  capacity           REAL NOT NULL,
+  refill_per_second  REAL NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- The copy (`polymem copy`) that this database is the unfinished destination of, from the database `source` names; no
 -- server opens it while there is a row. A table of a tenant is copied up to the key in `after_key` (a JSON list), or all
