@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from polymem.storage.postgres import check, directory, graphs, jobs, sweep
+from polymem.storage.postgres import check, daily, directory, graphs, jobs, sweep
 from polymem.storage.postgres.citus import DISTRIBUTED
 from postgres import PostgresServer, running_postgres
 from routing import tables_without_tenant
@@ -19,7 +19,7 @@ _SHARDED = frozenset(DISTRIBUTED)
 
 # What looks across tenants by its nature, and so is asked of every shard: lists for operators, counts for metrics, the
 # daily sweep, which tenants have outgrown the exact scan, and the comparison of everything.
-_ACROSS = frozenset().union(*(module.ACROSS_TENANTS for module in (check, directory, graphs, jobs, sweep)))
+_ACROSS = frozenset().union(*(module.ACROSS_TENANTS for module in (check, daily, directory, graphs, jobs, sweep)))
 # Modules whose whole purpose it is: comparing everything, copying everything.
 _WHOLE = frozenset({"check", "index_check", "copy", "copy_rows"})
 # Modules that pass on what others issue.

@@ -21,7 +21,7 @@ from polymem.errors import SettingsInvalid
 PREFIX = "POLYMEM_"
 CONFIG_VARIABLE = "POLYMEM_CONFIG"
 CONFIG_FILE = "polymem.toml"
-KNOWN_DIALECTS = ("mem9",)
+KNOWN_DIALECTS = ("mem9", "mnemoverse")
 _MASK = "********"
 _SIZE_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -74,7 +74,7 @@ def _integer(low: int, high: int) -> Kind:
     return Kind("integer", f"a whole number from {low} to {high}", read)
 
 
-def _seconds(high: float) -> Kind:
+def _number(name: str, high: float) -> Kind:
     def read(raw: object) -> object:
         if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
             raise Rejected
@@ -86,7 +86,8 @@ def _seconds(high: float) -> Kind:
             raise Rejected
         return value
 
-    return Kind("seconds", f"a number of seconds from 0 to {high:g}", read, lambda value: f"{value:g}")
+    unit = "number" if name == "number" else f"number of {name}"
+    return Kind(name, f"a {unit} from 0 to {high:g}", read, lambda value: f"{value:g}")
 
 
 def _size(low: int) -> Kind:
@@ -380,6 +381,21 @@ class Settings:
             "What a stale If-Match does in the mem9 API: strict refuses it with 409, advisory overwrites.",
         ),
     )
+    reset_enabled: bool = field(
+        default=False,
+        metadata=_row(
+            _BOOLEAN,
+            "Whether the mnemoverse API may delete all memories at once (DELETE /api/v1/memory/reset); "
+            "off, that is answered 403.",
+        ),
+    )
+    importance_threshold: float = field(
+        default=0.1,
+        metadata=_row(
+            _number("number", 1),
+            "The least importance with which the mnemoverse API keeps a memory; it answers that it filtered others.",
+        ),
+    )
     cors_origins: tuple[str, ...] = field(
         default=(),
         metadata=_row(_ORIGIN_LIST, "Origins whose pages may call the server from a browser.", shown="none"),
@@ -431,7 +447,7 @@ class Settings:
         ),
     )
     shutdown_grace_seconds: float = field(
-        default=20.0, metadata=_row(_seconds(3600), "How long a stop waits for requests and jobs in flight.")
+        default=20.0, metadata=_row(_number("seconds", 3600), "How long a stop waits for requests and jobs in flight.")
     )
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ PolymemError
 ├── Conflict             the state of the thing does not allow the call
 ├── TooLarge             a body, file or batch beyond its limit
 ├── RateLimited          too many requests; says when to come back
+│   └── DailyLimitReached      the plan's queries of this day are used up
 ├── QuotaExceeded        the plan's limit on stored things is reached
 ├── Unavailable          a part of the server cannot serve now
 │   ├── InferenceUnavailable   the model cannot answer
@@ -36,6 +37,7 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"
+    QUERIES_EXHAUSTED = "queries_exhausted"
     QUOTA_EXCEEDED = "quota_exceeded"
     UNAVAILABLE = "unavailable"
     INFERENCE_UNAVAILABLE = "inference_unavailable"
@@ -153,9 +155,19 @@ class RateLimited(PolymemError):
 
     code = ErrorCode.RATE_LIMITED
 
-    def __init__(self, retry_after_seconds: float) -> None:
-        super().__init__("rate limit exceeded")
+    def __init__(self, retry_after_seconds: float, message: str = "rate limit exceeded") -> None:
+        super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class DailyLimitReached(RateLimited):
+    """The plan allows `limit` queries a day, and they are used; the next day begins in `retry_after_seconds`."""
+
+    code = ErrorCode.QUERIES_EXHAUSTED
+
+    def __init__(self, limit: int, retry_after_seconds: float) -> None:
+        super().__init__(retry_after_seconds, f"plan limit reached: {limit} queries a day")
+        self.limit = limit
 
 
 class QuotaExceeded(PolymemError):

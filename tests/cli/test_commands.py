@@ -234,6 +234,7 @@ def test_a_secret_is_printed_once_and_stored_nowhere(shell: Shell, data_dir: Pat
         (["tenants", "set", "nobody", "--name", "x"], 1, "tenant not found"),
         (["users", "create", "x", "--tenant", "nobody"], 1, "tenant not found"),
         (["plans", "set", "x", "--requests-per-minute", "0"], 2, "must be from 1"),
+        (["plans", "set", "x", "--requests-per-minute", "1", "--queries-per-day", "0"], 2, "must be from 1"),
         (["jobs", "retry", "nothing"], 1, "job not found"),
     ],
 )
@@ -247,13 +248,21 @@ def test_what_cannot_be_done_is_told_in_one_line(shell: Shell, arguments: list[s
 
 
 def test_tenants_users_and_plans_are_made_changed_and_listed(shell: Shell) -> None:
-    plan = shell.json("plans", "set", "small", "--requests-per-minute", "60", "--max-memories", "10")
+    plan = shell.json(
+        "plans", "set", "small", "--requests-per-minute", "60", "--max-memories", "10", "--queries-per-day", "5"
+    )
     made = shell.json("tenants", "create", "guests", "--plan", "small")
     changed = shell.json("tenants", "set", made["tenant"], "--name", "visitors", "--inactive")
     user = shell.json("users", "create", "ada", "--tenant", made["tenant"])
     key = shell.json("keys", "create", "--tenant", made["tenant"], "--user", user["id"])
 
-    assert plan == {"name": "small", "requests_per_minute": 60, "burst": 60, "max_memories": 10}
+    assert plan == {
+        "name": "small",
+        "requests_per_minute": 60,
+        "burst": 60,
+        "max_memories": 10,
+        "queries_per_day": 5,
+    }
     assert plan in shell.json("plans", "list")
     assert (changed["name"], changed["plan"], changed["active"]) == ("visitors", "small", False)
     assert changed in shell.json("tenants", "list")
@@ -266,11 +275,26 @@ def test_tenants_users_and_plans_are_made_changed_and_listed(shell: Shell) -> No
     ]
 
 
+def test_every_database_has_the_plans_that_are_named(shell: Shell) -> None:
+    per_minute = {row["name"]: (row["requests_per_minute"], row["burst"]) for row in shell.json("plans", "list")}
+    most = {row["name"]: (row["queries_per_day"], row["max_memories"]) for row in shell.json("plans", "list")}
+    made = shell.json("tenants", "create", "guests", "--plan", "free")
+
+    assert per_minute == {"free": (60, 60), "pro": (600, 600), "team": (3000, 3000), "self-hosted": (60_000, 60_000)}
+    assert most == {
+        "free": (1000, 10_000),
+        "pro": (50_000, 500_000),
+        "team": (500_000, 5_000_000),
+        "self-hosted": (None, None),
+    }
+    assert shell.json("tenants", "set", made["tenant"], "--plan", "pro")["plan"] == "pro"
+
+
 def test_lists_are_tables_for_people(shell: Shell) -> None:
-    for group in ("keys", "tenants", "users", "plans"):
+    for group, rows in {"keys": 1, "tenants": 1, "users": 1, "plans": 4}.items():
         status, out, _ = shell(group, "list")
         assert status == 0
-        assert len(out.splitlines()) == 2
+        assert len(out.splitlines()) == 1 + rows
 
 
 def test_changes_are_told_in_a_sentence(shell: Shell) -> None:
@@ -280,7 +304,7 @@ def test_changes_are_told_in_a_sentence(shell: Shell) -> None:
     assert "called ours, on plan self-hosted" in shell("tenants", "set", tenant, "--name", "ours")[1]
     assert "was made, called bob" in shell("users", "create", "bob")[1]
     assert (
-        "5 requests a minute, 9 at once, any number of memories"
+        "5 requests a minute, 9 at once, any number of memories, any number of queries a day"
         in (shell("plans", "set", "tiny", "--requests-per-minute", "5", "--burst", "9")[1])
     )
     assert f"key {key} was revoked at" in shell("keys", "revoke", key)[1]

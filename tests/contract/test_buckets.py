@@ -98,3 +98,17 @@ async def test_buckets_that_are_full_again_are_forgotten_and_no_others(storage: 
     assert await draw(4, 1) == (1, 7)
     assert await draw(4, 1, name="b") == (1, 9)
     assert await forgotten(make.at(3600)) == 2
+
+
+async def test_a_bucket_is_as_it_was_left_after_a_restart(storage: Storage, connect: Any, draw: Any, make: Any) -> None:
+    await draw(0, 9)
+    await draw(0, 1, name="hardly touched")
+    await storage.close()
+    again: Storage = await connect()
+
+    async def drawn_again(seconds: float, name: str) -> Drawn:
+        return await again.buckets.draw(name, RULE, wanted=99, unused=0, now=make.at(seconds))
+
+    assert await drawn_again(0.5, "a") == Drawn(2, 0)
+    assert await drawn_again(0, "hardly touched") == Drawn(9, 0)
+    assert await drawn_again(0, "new") == Drawn(10, 0)

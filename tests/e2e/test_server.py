@@ -113,7 +113,7 @@ def test_server_json_tells_programs_where_the_server_is_until_it_stops(server: S
     assert set(record) == {"url", "pid", "version", "started_at", "apis", "database"}
     assert record["pid"] == server.process.pid
     assert httpx.get(f"{record['url']}/livez", trust_env=False).status_code == 200
-    assert record["apis"] == {"mem9": f"{record['url']}/v1alpha2/mem9s"}
+    assert record["apis"] == {"mem9": f"{record['url']}/v1alpha2/mem9s", "mnemoverse": f"{record['url']}/api/v1"}
     assert server.stop() == 0
     assert not (server.data_dir / "server.json").exists()
 

@@ -55,6 +55,8 @@ def test_all_kinds_of_values_are_read_from_the_environment(tmp_path: Path) -> No
         "POLYMEM_METRICS_OPEN_ON_LOOPBACK": "off",
         "POLYMEM_VECTOR_MEMORY_BYTES": "256MiB",
         "POLYMEM_SHUTDOWN_GRACE_SECONDS": "1.5",
+        "POLYMEM_IMPORTANCE_THRESHOLD": "0.25",
+        "POLYMEM_RESET_ENABLED": "yes",
         "POLYMEM_CORS_ORIGINS": "https://a.example,http://localhost:3000",
         "POLYMEM_MODEL_DIR": "~/model",
         "POLYMEM_KEY": "pm_0123456789abcdef",
@@ -68,6 +70,7 @@ def test_all_kinds_of_values_are_read_from_the_environment(tmp_path: Path) -> No
     assert settings.metrics_open_on_loopback is False
     assert settings.vector_memory_bytes == 256 * 1024 * 1024
     assert settings.shutdown_grace_seconds == 1.5
+    assert (settings.importance_threshold, settings.reset_enabled) == (0.25, True)
     assert settings.cors_origins == ("https://a.example", "http://localhost:3000")
     assert settings.model_dir == Path.home() / "model"
     assert settings.key == "pm_0123456789abcdef"
@@ -108,6 +111,8 @@ def test_all_kinds_of_values_are_read_from_the_file(tmp_path: Path) -> None:
         ("HOST", "", "one line of text"),
         ("HOST", "a\nb", "one line of text"),
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
+        ("IMPORTANCE_THRESHOLD", "1.1", "a number from 0 to 1"),
+        ("RESET_ENABLED", "perhaps", "true or false"),
         ("SHUTDOWN_GRACE_SECONDS", "-1", "a number of seconds from 0 to 3600"),
         ("SHUTDOWN_GRACE_SECONDS", "nan", "a number of seconds from 0 to 3600"),
         ("SHUTDOWN_GRACE_SECONDS", "soon", "a number of seconds from 0 to 3600"),

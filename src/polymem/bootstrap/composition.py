@@ -134,6 +134,7 @@ async def open_running(
             clock=SystemClock(),
             ids=Uuid7Ids(),
             inline_chunks=settings.inline_chunks,
+            importance_threshold=settings.importance_threshold,
         )
         worker = Worker(engine, pace=_pace(settings))
         if runs_jobs and settings.worker_concurrency > 0:
@@ -142,6 +143,7 @@ async def open_running(
             yield Running(engine, worker)
         finally:
             await worker.stop(grace_seconds=min(settings.shutdown_grace_seconds, JOB_GRACE_SECONDS))
+            await engine.limits.give_back()
 
 
 def _pace(settings: Settings) -> Pace:

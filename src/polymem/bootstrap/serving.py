@@ -29,7 +29,7 @@ from polymem.http.settings import HttpSettings
 from polymem.jobs.worker import Worker
 from polymem.ports.inference import Embedder
 
-API_PATHS: Mapping[str, str] = {"mem9": "/v1alpha2/mem9s"}
+API_PATHS: Mapping[str, str] = {"mem9": "/v1alpha2/mem9s", "mnemoverse": "/api/v1"}
 _BACKLOG = 1024
 _KEEP_ALIVE_SECONDS = 75
 _IPV4 = 4
@@ -77,6 +77,7 @@ async def _serve(
         is_loopback=ip_address(_address(listener)).is_loopback,
         provisioning=settings.provisioning,
         mem9_if_match=settings.mem9_if_match,
+        is_reset_enabled=settings.reset_enabled,
         metrics_open_on_loopback=settings.metrics_open_on_loopback,
         cors_origins=settings.cors_origins,
     )

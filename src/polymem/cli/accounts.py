@@ -234,6 +234,15 @@ def _set_plan(
             "--max-memories", metavar="N", help="Memories a tenant may hold. [default: no limit]", show_default=False
         ),
     ] = None,
+    queries_per_day: Annotated[
+        int | None,
+        typer.Option(
+            "--queries-per-day",
+            metavar="N",
+            help="Queries a day (UTC) of a tenant. [default: no limit]",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: AsJson = False,
@@ -244,6 +253,7 @@ def _set_plan(
         requests_per_minute=requests_per_minute,
         burst=requests_per_minute if burst is None else burst,
         max_memories=max_memories,
+        queries_per_day=queries_per_day,
     )
 
     async def act(admin: Administration) -> Plan:
@@ -251,7 +261,11 @@ def _set_plan(
 
     _run(act, data_dir, config)
     most = "any number of" if max_memories is None else f"at most {max_memories}"
-    line = f"plan {name}: {plan.requests_per_minute} requests a minute, {plan.burst} at once, {most} memories"
+    daily = "any number of" if queries_per_day is None else f"at most {queries_per_day}"
+    line = (
+        f"plan {name}: {plan.requests_per_minute} requests a minute, {plan.burst} at once, {most} memories,"
+        f" {daily} queries a day"
+    )
     _tell(_plan_row(plan), line, as_json=as_json)
 
 
@@ -336,4 +350,5 @@ def _plan_row(plan: Plan) -> Row:
         "requests_per_minute": plan.requests_per_minute,
         "burst": plan.burst,
         "max_memories": plan.max_memories,
+        "queries_per_day": plan.queries_per_day,
     }

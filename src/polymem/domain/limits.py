@@ -184,7 +184,19 @@ def drawn(
 
 def leased_tokens(rule: BucketRule) -> int:
     """How many tokens one process takes out of the shared bucket at a time."""
-    return max(1, int(rule.capacity * LEASED_PART))
+    return leased_part(rule.capacity)
+
+
+def leased_part(limit: float) -> int:
+    """How much of a limit that processes share one of them takes at a time."""
+    return max(1, int(limit * LEASED_PART))
+
+
+def seconds_until_next_day(now: datetime) -> float:
+    """How long the present day of UTC still lasts; above 0."""
+    today = now.astimezone(UTC)
+    midnight = today.replace(hour=0, minute=0, second=0, microsecond=0)
+    return (midnight + timedelta(days=1) - today).total_seconds()
 
 
 def seconds_until_full(tokens: float, rule: BucketRule) -> float:

@@ -78,6 +78,8 @@ class Accounts:
         check_range("burst", plan.burst, least=1, most=_MOST)
         if plan.max_memories is not None:
             check_range("max_memories", plan.max_memories, least=1, most=_MOST)
+        if plan.queries_per_day is not None:
+            check_range("queries_per_day", plan.queries_per_day, least=1, most=_MOST)
         await self._directory.put_plan(plan)
         self._keys.forget()
         return plan

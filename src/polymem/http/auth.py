@@ -7,6 +7,10 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from polymem.errors import InvalidInput
+
+AGENT_HEADER = "X-Mnemo-Agent-Id"
+MAX_AGENT_CHARACTERS = 100
 _FORWARDING_HEADERS = (
     "forwarded",
     "via",
@@ -38,6 +42,19 @@ def key_in_headers(headers: Headers) -> str | None:
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
     return None
+
+
+def agent_in_headers(headers: Headers) -> str | None:
+    """The agent a request names. Raises `InvalidInput` for a name that is not short, printable UTF-8."""
+    try:
+        agent = headers.get(AGENT_HEADER, "").encode("latin-1").decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise InvalidInput(AGENT_HEADER, "must be UTF-8") from None
+    if len(agent) > MAX_AGENT_CHARACTERS:
+        raise InvalidInput(AGENT_HEADER, f"too long (max {MAX_AGENT_CHARACTERS})")
+    if not agent.isprintable():
+        raise InvalidInput(AGENT_HEADER, "must not contain control characters")
+    return agent or None
 
 
 def is_forwarded(headers: Headers) -> bool:

@@ -18,6 +18,7 @@ class HttpSettings:
     `mounts`: dialect name -> path under which it is served, "" for the paths of its page.
     `is_loopback`: the server's socket is bound to a loopback address.
     `provisioning` "auto" is open exactly when `is_loopback`.
+    `is_reset_enabled`: a caller may delete everything at once.
     """
 
     version: str
@@ -28,6 +29,7 @@ class HttpSettings:
     is_loopback: bool = False
     provisioning: Provisioning = "auto"
     mem9_if_match: IfMatch = "strict"
+    is_reset_enabled: bool = False
     metrics_open_on_loopback: bool = True
     cors_origins: tuple[str, ...] = ()
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from polymem.domain.scoring import DEFAULT_RELEVANCE_CUT
-from polymem.engine.recall import POOL_SIZES
+from polymem.engine.retrieve import POOL_SIZES
 
 Client = Any
 

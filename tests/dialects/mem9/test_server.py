@@ -1,6 +1,7 @@
 """What stands around the memories: health, keys, errors, limits."""
 
 import logging
+import math
 import uuid
 from typing import Any
 from unittest.mock import AsyncMock
@@ -373,6 +374,21 @@ async def test_a_spent_plan_is_told_and_recovers(house: Any, key: str, api: Clie
     assert answers[2].headers["retry-after"] == "1"
     clock.advance(1)
     assert (await api.get("/memories")).status_code == 200
+
+
+@pytest.mark.requirement("mem9.queries", "mem9.error.table")
+async def test_a_spent_day_refuses_searches_until_the_next_one(house: Any, key: str, api: Client, clock: Any) -> None:
+    plan = Plan(name="asks", requests_per_minute=6000, burst=100, max_memories=None, queries_per_day=2)
+    await _put_on_plan(house, key, plan)
+    left = 86_400 - clock.now().timestamp() % 86_400
+    answers = [await api.get("/memories", params={"q": "a", "limit": limit}) for limit in (1, 2, 3)]
+    bad = await api.get("/memories", params={"q": "a", "state": "unheard"})
+    listed = await api.get("/memories")
+    assert [answer.status_code for answer in (*answers, bad, listed)] == [200, 200, 429, 400, 200]
+    assert answers[2].json() == {"error": "plan limit reached: 2 queries a day"}
+    assert int(answers[2].headers["retry-after"]) == math.ceil(left)
+    clock.advance(left)
+    assert (await api.get("/memories", params={"q": "a"})).status_code == 200
 
 
 @pytest.mark.requirement("mem9.quota", "mem9.error.table")

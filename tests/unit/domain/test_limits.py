@@ -14,9 +14,11 @@ from polymem.domain.limits import (
     BucketRule,
     TokenBucket,
     drawn,
+    leased_part,
     leased_tokens,
     refilled,
     seconds_until_full,
+    seconds_until_next_day,
     seconds_until_token,
 )
 from polymem.errors import InvalidInput, TooLarge
@@ -190,3 +192,10 @@ def test_a_time_far_ahead_was_a_mistake_and_holds_nobody_up() -> None:
 
 def test_a_lease_is_a_hundredth_of_the_bucket_and_never_nothing() -> None:
     assert [leased_tokens(BucketRule(capacity, 1)) for capacity in (1, 60, 199, 200, 60_000)] == [1, 1, 1, 2, 600]
+    assert [leased_part(limit) for limit in (1, 100, 1000, 50_000)] == [1, 1, 10, 500]
+
+
+def test_a_day_ends_at_midnight_of_utc_whatever_the_zone() -> None:
+    assert seconds_until_next_day(datetime(2025, 3, 1, tzinfo=UTC)) == 86_400
+    assert seconds_until_next_day(datetime(2025, 3, 1, 23, 59, 59, 999_999, tzinfo=UTC)) == 1e-6
+    assert seconds_until_next_day(datetime(2025, 3, 1, 1, tzinfo=timezone(timedelta(hours=3)))) == 2 * 3600

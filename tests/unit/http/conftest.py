@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from polymem.domain.model import Call, KeyId, Plan, Principal, Scope, SpaceId, TenantId, UserId
 from polymem.engine.engine import Engine
 from polymem.engine.requests import Health, RateState
-from polymem.errors import ErrorCode, Forbidden, RateLimited, Unauthenticated
+from polymem.errors import DailyLimitReached, ErrorCode, Forbidden, RateLimited, Unauthenticated
 from polymem.http.app import serve
 from polymem.http.kit import (
     FAULT_CODES,
@@ -27,6 +27,7 @@ from polymem.http.kit import (
     Fault,
     FaultCode,
     KitRequest,
+    count_query,
     json_response,
     received_form,
 )
@@ -96,6 +97,7 @@ class PartKeys:
 @dataclass
 class PartLimits:
     left: int = 1000
+    queries_left: int = 1000
     strangers: list[str] = field(default_factory=list)
 
     async def take(self, _principal: Principal) -> RateState:
@@ -107,6 +109,16 @@ class PartLimits:
     async def take_anonymous(self, address: str) -> RateState:
         self.strangers.append(address)
         return RateState(limit=1, remaining=0, reset_seconds=1)
+
+    def anonymous_state(self, address: str | None) -> RateState:
+        counted = self.strangers.count(address or "")
+        return RateState(limit=120, remaining=60 - counted, reset_seconds=counted / 2)
+
+    async def take_query(self, principal: Principal) -> None:
+        assert principal.tenant_id == PRINCIPAL.tenant_id
+        if self.queries_left == 0:
+            raise DailyLimitReached(3, 4321.0001)
+        self.queries_left -= 1
 
 
 @dataclass
@@ -174,6 +186,7 @@ _STATUSES: dict[FaultCode, int] = {
     EdgeCode.UNSUPPORTED_MEDIA_TYPE: 415,
     EdgeCode.SCHEMA_MISMATCH: 422,
     ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.QUERIES_EXHAUSTED: 429,
     ErrorCode.INTERNAL: 500,
     ErrorCode.STORAGE_UNAVAILABLE: 503,
 }
@@ -197,6 +210,10 @@ class Parrot:
 
     async def look(self, _request: KitRequest, query: Annotated[PageQuery, Query()], name: str) -> Response:
         return json_response({"name": name, "page": query.page})
+
+    async def ask(self, request: KitRequest) -> Response:
+        await count_query(request)
+        return json_response({"answer": 42})
 
     async def hello(self, _request: KitRequest) -> Response:
         return json_response({"hello": "you"})
@@ -227,6 +244,7 @@ class Parrot:
             ("POST", "/parrot/echo", self.echo),
             ("POST", "/parrot/maybe", self.maybe),
             ("GET", "/parrot/look/{name}", self.look),
+            ("GET", "/parrot/ask", self.ask),
             ("GET", "/parrot/hello", self.hello),
             ("GET", "/parrot/nobody", self.nobody),
             ("POST", "/parrot/upload", self.upload),

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 
 from polymem.domain.model import JobKind, JobState
 from polymem.engine.requests import RateState
-from polymem.errors import ErrorCode, NotFound, RateLimited, SettingsInvalid
+from polymem.errors import DailyLimitReached, ErrorCode, NotFound, RateLimited, SettingsInvalid
 from polymem.http.app import known_dialects, load_dialect
 from polymem.http.auth import key_in_headers, names_loopback_host, redacted_path
 from polymem.http.kit import FAULT_CODES, Violation
@@ -81,6 +81,7 @@ def test_every_dialect_answers_every_fault() -> None:
 def test_waiting_is_told_in_whole_seconds_of_at_least_one() -> None:
     assert fault_of(RateLimited(0.01), "r").retry_after_seconds == 1
     assert fault_of(RateLimited(61.2), "r").retry_after_seconds == 62
+    assert fault_of(DailyLimitReached(5, 0.2), "r").retry_after_seconds == 1
     assert fault_of(NotFound("memory", "7"), "r").retry_after_seconds is None
     assert fault_of(NotFound("memory", "7"), "r").code is ErrorCode.NOT_FOUND
 

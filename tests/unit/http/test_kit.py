@@ -136,6 +136,48 @@ async def test_a_spent_plan_is_answered_with_whole_seconds_to_wait(cage: Cage) -
     assert answer.json()["failure"]["again"] is True
 
 
+async def test_a_handler_counts_a_query_and_a_spent_day_is_answered_with_the_time_to_its_end(cage: Cage) -> None:
+    cage.engine.limits.queries_left = 1
+    async with cage.keyed() as client:
+        answers = [await client.get("/parrot/ask") for _ in range(2)]
+        other = await client.get("/parrot/look/7")
+    assert [answer.status_code for answer in (*answers, other)] == [200, 429, 200]
+    assert kind_of(answers[1]) == "queries_exhausted"
+    assert answers[1].json()["failure"]["again"] is False
+    assert answers[1].headers["retry-after"] == "4322"
+    assert answers[1].headers["x-ratelimit-remaining"] == "998"
+
+
+RATE = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
+
+
+def rate_of(answer: Any) -> tuple[str | None, ...]:
+    return tuple(answer.headers.get(name) for name in RATE)
+
+
+async def test_every_answer_tells_the_rate_where_a_dialect_asks_for_it(make_cage: Callable[..., Cage]) -> None:
+    cage = make_cage(kind=lambda dialect: replace(dialect, always_tells_rate=True), is_loopback=True)
+    async with cage.client("10.0.0.9") as far, cage.client() as near, cage.keyed() as keyed:
+        missing = [await far.get("/parrot/look/7"), await far.get("/parrot/none"), await far.get("/parrot/hello")]
+        strange = await far.get("/parrot/look/7", headers={"X-API-Key": "wrong"})
+        later = await far.post("/parrot/hello")
+        long = await far.get(f"/parrot/look/{'x' * 20_000}")
+        local = [await near.get("/parrot/hello"), await near.get("/parrot/look/7", headers={"X-API-Key": "wrong"})]
+        large = await keyed.post("/parrot/small", json={"text": "x" * 99})
+    assert [answer.status_code for answer in missing] == [401, 404, 200]
+    assert {rate_of(answer) for answer in (*missing, *local)} == {("120", "60", "1772366400")}
+    assert (strange.status_code, later.status_code, long.status_code) == (401, 405, 413)
+    assert {rate_of(answer) for answer in (strange, later, long)} == {("120", "59", "1772366401")}
+    assert (large.status_code, rate_of(large)) == (413, ("60", "999", "1772366401"))
+    assert cage.engine.limits.strangers == ["10.0.0.9"]
+
+
+async def test_other_dialects_tell_the_rate_of_a_key_alone(cage: Cage) -> None:
+    async with cage.client("10.0.0.9") as client:
+        answers = [await client.get("/parrot/look/7"), await client.get("/parrot/hello")]
+    assert {rate_of(answer) for answer in answers} == {(None, None, None)}
+
+
 @pytest.mark.parametrize("path", ["/parrot", "/parrot/", "/parrot/none", "/parrot/echo/more", "/parrot//echo"])
 async def test_an_unknown_route_has_the_dialects_shape_and_needs_no_key(cage: Cage, path: str) -> None:
     async with cage.client() as client:
@@ -498,6 +540,7 @@ async def test_a_dialect_has_its_own_openapi_document(cage: Cage) -> None:
         "/parrot/echo",
         "/parrot/maybe",
         "/parrot/look/{name}",
+        "/parrot/ask",
         "/parrot/hello",
         "/parrot/nobody",
         "/parrot/upload",

@@ -3,7 +3,7 @@
 from polymem.http.kit.dialect import MIB, Dialect, DialectContext, ErrorRule
 from polymem.http.kit.faults import FAULT_CODES, EdgeCode, EdgeError, Fault, FaultCode, Violation
 from polymem.http.kit.multipart import Form, UploadedFile, received_form
-from polymem.http.kit.requests import KitRequest, count_stranger
+from polymem.http.kit.requests import KitRequest, count_query, count_stranger
 from polymem.http.kit.responses import json_body, json_response
 from polymem.http.kit.stack import dialect_app
 from polymem.http.kit.strict_json import parse_json, text_fault
@@ -22,6 +22,7 @@ __all__ = [
     "KitRequest",
     "UploadedFile",
     "Violation",
+    "count_query",
     "count_stranger",
     "dialect_app",
     "json_body",

@@ -59,6 +59,7 @@ class Dialect:
     `key_of`: where else a request carries its key. `agent_of`: the agent a request names, or `InvalidInput`.
     `path_key_error`: how a key in the path that opens nothing is answered.
     `headers`: added to every response.
+    `always_tells_rate`: answers to callers without a good key, and of open routes, tell where their address stands.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Dialect:
     agent_of: Callable[[Headers], str | None] = no_agent
     path_key_error: Callable[[Unauthenticated | Forbidden], PolymemError] = unchanged
     headers: Mapping[str, str] = field(default_factory=dict)
+    always_tells_rate: bool = False
 
     def __post_init__(self) -> None:
         """Every way a request can fail has its answer."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Scope
 
 from polymem.domain.model import Call, IdempotencyClaim, JsonValue, Principal
 from polymem.engine.requests import RateState
@@ -150,9 +151,25 @@ async def count_stranger(request: Request, context: DialectContext) -> None:
 
     Raises `RateLimited`.
     """
-    if not is_from_loopback(request.scope):
-        client = request.scope.get("client")
-        await context.engine.limits.take_anonymous(client[0] if client else "")
+    address = limited_address(request.scope)
+    if address is not None:
+        await context.engine.limits.take_anonymous(address)
+
+
+def limited_address(scope: Scope) -> str | None:
+    """The address by which a caller without a good key is limited; None for callers on this machine."""
+    if is_from_loopback(scope):
+        return None
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+async def count_query(request: KitRequest) -> None:
+    """One query is counted for the caller's tenant today. Raises `DailyLimitReached` beyond its plan.
+
+    For a handler, once it knows that the request is one that it can answer.
+    """
+    await state_of(request).context.engine.limits.take_query(request.principal)
 
 
 def _key_in_path(request: KitRequest, dialect: Dialect) -> str | None:

@@ -17,7 +17,7 @@ from polymem.http.auth import redacted_path
 from polymem.http.kit.dialect import Dialect, DialectContext
 from polymem.http.kit.docs import add_docs
 from polymem.http.kit.faults import EdgeCode, EdgeError, Fault, fault_of, unknown_fault
-from polymem.http.kit.requests import SCOPE_KEY, KitRoute, RequestState, state_of
+from polymem.http.kit.requests import SCOPE_KEY, KitRoute, RequestState, limited_address, state_of
 from polymem.http.kit.responses import fault_response
 from polymem.http.kit.validation import schema_mismatch
 from polymem.http.limits import check_target, rate_headers, sane_request_id
@@ -99,7 +99,8 @@ async def _answer_unknown(request: Request, error: Exception) -> Response:
 class _Outgoing:
     """What is sent to the client: every head gets the headers the kit owes, status and start are remembered."""
 
-    def __init__(self, send: Send, state: RequestState, *, has_body: bool) -> None:
+    def __init__(self, scope: Scope, send: Send, state: RequestState, *, has_body: bool) -> None:
+        self._scope = scope
         self._send = send
         self._state = state
         self._has_body = has_body
@@ -122,9 +123,12 @@ class _Outgoing:
         headers.setdefault("Cache-Control", "no-store")
         for name, value in state.dialect.headers.items():
             headers.setdefault(name, value)
-        if state.rate is not None:
+        rate = state.rate
+        if rate is None and state.dialect.always_tells_rate:
+            rate = state.context.engine.limits.anonymous_state(limited_address(self._scope))
+        if rate is not None:
             now = state.context.settings.clock.now().timestamp()
-            for name, value in rate_headers(state.rate, now).items():
+            for name, value in rate_headers(rate, now).items():
                 headers[name] = value
 
 
@@ -143,7 +147,7 @@ class DialectStack:
         request_id = sane_request_id(Headers(scope=scope)) or self._context.settings.ids.new_id()
         state = RequestState(dialect=self.dialect, context=self._context, request_id=request_id)
         scope = _normal(scope, state)
-        outgoing = _Outgoing(send, state, has_body=is_body_wanted)
+        outgoing = _Outgoing(scope, send, state, has_body=is_body_wanted)
         started = clock.monotonic()
         try:
             check_target(scope)

@@ -1,7 +1,8 @@
 """The mem9 dialect: `/v1alpha2` with the key in a header, `/v1alpha1/mem9s/{tenantID}` with the key in the path."""
 
+from polymem.http.auth import agent_in_headers
 from polymem.http.dialects.mem9.errors import ERRORS, path_key_error
-from polymem.http.dialects.mem9.routes import KEY_IN_PATH, NAME, OPEN_ROUTES, PATHS, add_routes, agent_of
+from polymem.http.dialects.mem9.routes import KEY_IN_PATH, NAME, OPEN_ROUTES, PATHS, add_routes
 from polymem.http.kit import MIB, Dialect
 
 DIALECT = Dialect(
@@ -18,6 +19,6 @@ DIALECT = Dialect(
     open_routes=OPEN_ROUTES,
     body_limit=16 * MIB,
     key_in_path=KEY_IN_PATH,
-    agent_of=agent_of,
+    agent_of=agent_in_headers,
     path_key_error=path_key_error,
 )

@@ -45,6 +45,7 @@ ERRORS: dict[FaultCode, ErrorRule] = {
     ErrorCode.TOO_LARGE: ErrorRule(413, _as_said),
     EdgeCode.UNSUPPORTED_MEDIA_TYPE: ErrorRule(415, _as_said),
     ErrorCode.RATE_LIMITED: ErrorRule(429, _as_said),
+    ErrorCode.QUERIES_EXHAUSTED: ErrorRule(429, _as_said),
     ErrorCode.INTERNAL: _fixed("internal server error"),
     ErrorCode.STORAGE_DAMAGED: _fixed("stored data is damaged, the operator has to look at it"),
     ErrorCode.DATA_DIRECTORY_LOCKED: _fixed("internal server error"),

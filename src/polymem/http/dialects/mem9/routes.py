@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import Headers
 
 from polymem.domain.imports import label_of
 from polymem.domain.model import Job, JobId, MemoryType
@@ -20,13 +19,21 @@ from polymem.engine.import_files import survey
 from polymem.engine.import_run import order_of
 from polymem.engine.requests import ImportFormat, ImportRequest, IngestMode, MemoryPatch, NewMemory, NewTurn, NewTurns
 from polymem.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
-from polymem.http.auth import is_forwarded, is_from_loopback, key_in_headers, names_loopback_host
+from polymem.http.auth import (
+    AGENT_HEADER,
+    MAX_AGENT_CHARACTERS,
+    is_forwarded,
+    is_from_loopback,
+    key_in_headers,
+    names_loopback_host,
+)
 from polymem.http.dialects.mem9 import wire
 from polymem.http.dialects.mem9.trace import shown_trace
 from polymem.http.kit import (
     DialectContext,
     KitRequest,
     UploadedFile,
+    count_query,
     count_stranger,
     json_response,
     received_form,
@@ -42,24 +49,10 @@ _IMPORT_BYTES = 50 * 1024 * 1024
 _FORM_OVERHEAD = 64 * 1024
 _HEADER_BASE = "/v1alpha2/mem9s"
 _PATH_BASE = "/v1alpha1/mem9s/{tenantID}"
-_AGENT_HEADER = "X-Mnemo-Agent-Id"
 _LISTED_TASKS = 1000
 _MESSAGES_AT_ONCE = 500
 _NO_TURNS = frozenset({MemoryType.INSIGHT, MemoryType.PINNED})
 _FILE_FORMATS = {"memory": ImportFormat.MEMORY, "session": ImportFormat.SESSION}
-
-
-def agent_of(headers: Headers) -> str | None:
-    """The agent a request names. Raises `InvalidInput` for a name that is not short, printable UTF-8."""
-    try:
-        agent = headers.get(_AGENT_HEADER, "").encode("latin-1").decode("utf-8").strip()
-    except UnicodeDecodeError:
-        raise InvalidInput(_AGENT_HEADER, "must be UTF-8") from None
-    if len(agent) > wire.MAX_AGENT_CHARACTERS:
-        raise InvalidInput(_AGENT_HEADER, f"too long (max {wire.MAX_AGENT_CHARACTERS})")
-    if not agent.isprintable():
-        raise InvalidInput(_AGENT_HEADER, "must not contain control characters")
-    return agent or None
 
 
 class ListQuery(BaseModel):
@@ -252,6 +245,7 @@ class Routes:
             reference_at=wire.time_parameter("reference_at", query.reference_at),
             trace=wire.flag("trace", query.trace),
         )
+        await count_query(request)
         clock = self.context.settings.clock
         started = clock.monotonic()
         page = await self.context.engine.recall.search(request.call(), recall)
@@ -390,8 +384,8 @@ async def _require_session_id(file: UploadedFile) -> None:
 def _import_agent(text: str) -> str | None:
     """The agent an import names. Raises `InvalidInput` for names that could be taken for paths."""
     agent = text.strip()
-    if len(agent) > wire.MAX_AGENT_CHARACTERS:
-        raise InvalidInput("agent_id", f"too long (max {wire.MAX_AGENT_CHARACTERS})")
+    if len(agent) > MAX_AGENT_CHARACTERS:
+        raise InvalidInput("agent_id", f"too long (max {MAX_AGENT_CHARACTERS})")
     if "/" in agent or "\\" in agent or ".." in agent:
         raise InvalidInput("agent_id", "must not contain /, \\ or ..")
     return agent or None
@@ -411,9 +405,9 @@ def _task(job: Job) -> wire.TaskAnswer:
 
 
 _AGENT_PARAMETER = {
-    "name": _AGENT_HEADER,
+    "name": AGENT_HEADER,
     "in": "header",
-    "schema": {"type": "string", "maxLength": wire.MAX_AGENT_CHARACTERS},
+    "schema": {"type": "string", "maxLength": MAX_AGENT_CHARACTERS},
     "description": "The agent on whose behalf the request is made.",
 }
 _REPEAT_PARAMETER = {
@@ -445,7 +439,7 @@ _IMPORT_BODY = {
                 "properties": {
                     "file": {"type": "string", "format": "binary", "description": "At most 50 MiB."},
                     "file_type": {"type": "string", "enum": list(_FILE_FORMATS)},
-                    "agent_id": {"type": "string", "maxLength": wire.MAX_AGENT_CHARACTERS},
+                    "agent_id": {"type": "string", "maxLength": MAX_AGENT_CHARACTERS},
                     "session_id": {"type": "string", "description": "For session files that name none themselves."},
                 },
             }

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from polymem.domain.model import ContentType, JobState, JsonValue, Memory, MemoryId, MemoryState, MemoryType, Turn
 from polymem.engine.requests import NewTurn
 from polymem.errors import InvalidInput, NotFound
+from polymem.http.auth import MAX_AGENT_CHARACTERS
 from polymem.http.dialects.mem9.trace import TraceAnswer
 
 MAX_CONTENT_BYTES = 50_000
@@ -19,7 +20,6 @@ MAX_TURN_BYTES = 1_000_000
 MAX_TURNS = 10_000
 MAX_TAGS = 20
 MAX_LABEL_CHARACTERS = 255
-MAX_AGENT_CHARACTERS = 100
 MAX_ROLE_CHARACTERS = 64
 MAX_DELETE_BATCH = 1000
 MAX_SESSION_IDS = 100
