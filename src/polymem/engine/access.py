@@ -34,6 +34,12 @@ class Access:
         """The spaces the principal may read. Raises `Forbidden` when its key lacks the scope."""
         return await self.allowing(call, Action.READ)
 
+    async def readable_spaces(self, call: Call) -> tuple[Space, ...]:
+        """The spaces the principal may read, oldest first. Raises `Forbidden` when its key lacks the scope."""
+        self.require(call, Scope.READ)
+        spaces = await self._spaces(call)
+        return tuple(space for space, role in spaces if is_allowed(call.principal, space, role, Action.READ))
+
     async def narrow(self, call: Call, where: MemoryFilter) -> MemoryFilter:
         """The filter without the spaces that the principal may not read; it never gains one.
 

@@ -1,8 +1,10 @@
 """The engine's outer limits applied to what callers hand in; the same for every dialect."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from polymem.domain.limits import (
+    MAX_NAME_CHARACTERS,
     MAX_SEQ,
     MAX_TURN_BYTES,
     MAX_TURNS,
@@ -16,8 +18,14 @@ from polymem.domain.limits import (
     in_utc,
 )
 from polymem.domain.model import MemoryType
-from polymem.engine.requests import ImportRequest, MemoryPatch, NewMemory, NewTurn, NewTurns
+from polymem.engine.requests import ImportRequest, MemoryPatch, NewAtom, NewMemory, NewTurn, NewTurns
 from polymem.errors import InvalidInput
+
+MAX_CONCEPTS = 256
+MAX_CONCEPT_CHARACTERS = 256
+MAX_FINGERPRINT_CHARACTERS = 512
+MAX_REF_CHARACTERS = 255
+MAX_SUPERSEDED = 32
 
 
 def checked_memory(new: NewMemory) -> NewMemory:
@@ -33,6 +41,28 @@ def checked_memory(new: NewMemory) -> NewMemory:
     if new.created_at is None:
         return new
     return replace(new, created_at=in_utc("created_at", new.created_at))
+
+
+def check_atom(new: NewAtom) -> None:
+    """The atom is within the limits. Raises `InvalidInput` or `TooLarge`."""
+    check_content("content", new.content)
+    if new.domain:
+        check_label("domain", new.domain, max_characters=MAX_NAME_CHARACTERS)
+    if len(new.concepts) > MAX_CONCEPTS:
+        raise InvalidInput("concepts", f"too many (max {MAX_CONCEPTS})")
+    for concept in new.concepts:
+        check_label("concepts", concept, max_characters=MAX_CONCEPT_CHARACTERS)
+    if new.metadata is not None and not isinstance(new.metadata, Mapping):
+        raise InvalidInput("metadata", "must be an object")
+    check_json("metadata", new.metadata)
+    check_optional_label("external_ref", new.external_ref, max_characters=MAX_REF_CHARACTERS)
+    check_optional_label("fingerprint", new.fingerprint, max_characters=MAX_FINGERPRINT_CHARACTERS)
+    if len(new.supersedes) > MAX_SUPERSEDED:
+        raise InvalidInput("supersedes", f"too many (max {MAX_SUPERSEDED})")
+    for memory_id in new.supersedes:
+        check_label("supersedes", memory_id)
+    check_optional_label("source", new.source)
+    check_optional_label("agent_id", new.agent_id)
 
 
 def check_patch(patch: MemoryPatch) -> None:

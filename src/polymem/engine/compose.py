@@ -8,13 +8,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from polymem.domain.concepts import concept_keys, external_ref_identity, pairs_within
+from polymem.domain.learning import WRITE_RATE
 from polymem.domain.model import JsonValue, Memory, MemoryId, MemoryState, MemoryType, SpaceId, Turn
 from polymem.domain.turns import number, turn_identity
 from polymem.engine.audit import AuditAction, audit
 from polymem.engine.indexing import Indexer
 from polymem.engine.queueing import Author, embed_job
-from polymem.engine.requests import NewMemory, NewTurn
-from polymem.ports.changes import AddJob, Change, IndexEntry, PutMemory
+from polymem.engine.requests import NewAtom, NewMemory, NewTurn
+from polymem.ports.changes import AddJob, Associate, Change, IndexEntry, PutMemory, Supersede
 from polymem.ports.runtime import Ids
 
 _UNNUMBERED = 0
@@ -74,6 +76,36 @@ class DraftedTurns:
         return Composed(memories=memories, changes=(*puts, *self.others), has_job=self.has_job)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Atom:
+    """A text that may be kept, its space, and the concepts it is found by."""
+
+    new: NewAtom
+    space_id: SpaceId
+    concepts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftedAtom:
+    """An atom with all that the model gives it, waiting for its importance."""
+
+    new: NewAtom
+    memory: Memory
+    entry: IndexEntry
+    needs_job: bool
+
+    @property
+    def put(self) -> PutMemory:
+        """The change that stores it, once for its reference; without one, or others to supersede, unless repeated."""
+        ref = self.new.external_ref
+        return PutMemory(
+            memory=self.memory,
+            index=self.entry,
+            identity=None if ref is None else external_ref_identity(ref),
+            unless_repeated=ref is None and not self.new.supersedes,
+        )
+
+
 class Compose:
     """Makes changes of checked input."""
 
@@ -92,6 +124,33 @@ class Compose:
         unfinished = [memory.id for memory, (_, needs_job) in zip(memories, indexed, strict=True) if needs_job]
         jobs = self._jobs(author, space_id, unfinished, now=now)
         return Composed(memories=memories, changes=(*puts, *jobs, *entries), has_job=bool(jobs))
+
+    async def atoms(self, author: Author, atoms: Sequence[Atom], *, now: datetime) -> tuple[DraftedAtom, ...]:
+        """The atoms as memories of version 1, with their index entries; their importance is still to be gauged."""
+        memories = tuple(self._atom_memory(author, atom, now=now) for atom in atoms)
+        indexed = await self._indexer.entries(memories)
+        return tuple(
+            DraftedAtom(new=atom.new, memory=memory, entry=entry, needs_job=needs_job)
+            for atom, memory, (entry, needs_job) in zip(atoms, memories, indexed, strict=True)
+        )
+
+    def following(
+        self, author: Author, drafts: Sequence[DraftedAtom], writable: AbstractSet[SpaceId], *, now: datetime
+    ) -> tuple[Change, ...]:
+        """What is done in the commit that puts these atoms, after that: replaced memories, associations, jobs, audit.
+
+        `writable`: the spaces where memories may be marked as replaced.
+        """
+        changes: list[Change] = []
+        unfinished: dict[SpaceId, list[MemoryId]] = {}
+        for draft in drafts:
+            changes += _consequences(draft, writable, now=now)
+            changes.append(audit(author, AuditAction.CREATE_MEMORY, draft.memory.id, at=now))
+            if draft.needs_job:
+                unfinished.setdefault(draft.memory.space_id, []).append(draft.memory.id)
+        for space_id, ids in unfinished.items():
+            changes += self._jobs(author, space_id, ids, now=now)
+        return tuple(changes)
 
     async def turns(
         self,
@@ -151,6 +210,19 @@ class Compose:
             revision=1,
             created_at=now if new.created_at is None else new.created_at,
             updated_at=now,
+            # Tags are the words by which its writer wants it found.
+            concepts=new.tags,
+        )
+
+    def _atom_memory(self, author: Author, atom: Atom, *, now: datetime) -> Memory:
+        new = atom.new
+        written = NewMemory(content=new.content, metadata=new.metadata, source=new.source, agent_id=new.agent_id)
+        return replace(
+            self._memory(author, atom.space_id, written, now=now),
+            concepts=atom.concepts,
+            external_ref=new.external_ref,
+            fingerprint=new.fingerprint,
+            supersedes=tuple(dict.fromkeys(new.supersedes)),
         )
 
     def _turn_memory(self, author: Author, conversation: Conversation, timed: TimedTurn) -> Memory:
@@ -176,6 +248,18 @@ class Compose:
             created_at=timed.at,
             updated_at=timed.at,
         )
+
+
+def _consequences(draft: DraftedAtom, writable: AbstractSet[SpaceId], *, now: datetime) -> list[Change]:
+    """What follows when the memory is there; nothing of it is done when it is not."""
+    memory = draft.memory
+    changes: list[Change] = []
+    if memory.supersedes:
+        changes.append(Supersede(memory_ids=memory.supersedes, by=memory.id, spaces=frozenset(writable)))
+    pairs = pairs_within(concept_keys(memory.concepts))
+    if pairs:
+        changes.append(Associate(space_id=memory.space_id, pairs=pairs, rate=WRITE_RATE, at=now, because_of=memory.id))
+    return changes
 
 
 def identities_of(conversation: Conversation, timed: Sequence[TimedTurn]) -> tuple[str, ...]:
