@@ -12,8 +12,9 @@ from polymem.domain.model import TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.domain.text import query_terms, terms
 from polymem.engine.access import Access
-from polymem.engine.recall import POOL_SIZES, QUERY_TERMS, Recall
+from polymem.engine.recall import Recall
 from polymem.engine.requests import NewSecret
+from polymem.engine.retrieve import POOL_SIZES, QUERY_TERMS
 from polymem.ports.inference import Embedder
 from polymem.ports.runtime import Clock
 from polymem.ports.search import SearchIndex, WordsFound

@@ -14,7 +14,10 @@ class AuditAction(StrEnum):
     UPDATE_MEMORY = "memory.update"  # target: the memory
     DELETE_MEMORY = "memory.delete"  # target: the memory
     INGEST_TURNS = "turns.ingest"  # target: the session
+    GIVE_FEEDBACK = "feedback.give"  # target: the first memory, and how many there were
     START_IMPORT = "import.start"  # target: the job
+    CONSOLIDATE = "domain.consolidate"  # target: the job
+    RESTORE_SOURCES = "memory.restore"  # target: the prototype
 
 
 def audit(author: Author, action: AuditAction, target: str, *, at: datetime) -> Audit:

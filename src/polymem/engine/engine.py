@@ -2,11 +2,16 @@
 
 import asyncio
 
+from polymem.domain.gate import LEAST_IMPORTANCE
 from polymem.domain.model import JobKind, JobState
 from polymem.engine.access import Access
 from polymem.engine.accounts import Accounts
+from polymem.engine.associate import Associate
 from polymem.engine.compose import Compose
+from polymem.engine.consolidate import Consolidate
+from polymem.engine.consolidation_run import ConsolidationRun
 from polymem.engine.embeddings import Embeddings
+from polymem.engine.feedback import Feedback
 from polymem.engine.import_run import ImportRun
 from polymem.engine.indexing import INLINE_CHUNKS, Indexer
 from polymem.engine.ingest import Ingest
@@ -14,7 +19,10 @@ from polymem.engine.keys import Keys
 from polymem.engine.limits import Limits
 from polymem.engine.read import Read
 from polymem.engine.recall import Recall
+from polymem.engine.recollect import Recollect
+from polymem.engine.remember import Remember
 from polymem.engine.requests import Health
+from polymem.engine.spaces import Spaces
 from polymem.engine.transfer import Transfer
 from polymem.engine.upkeep import Upkeep
 from polymem.engine.write import Write
@@ -47,6 +55,7 @@ class Engine:
         clock: Clock,
         ids: Ids,
         inline_chunks: int = INLINE_CHUNKS,
+        importance_threshold: float = LEAST_IMPORTANCE,
         limits: Limits | None = None,
     ) -> None:
         self.storage = storage
@@ -59,10 +68,33 @@ class Engine:
         compose = Compose(indexer, ids)
         self.keys = Keys(storage, clock, ids)
         self.accounts = Accounts(storage, self.keys, clock, ids)
-        self.limits = Limits(storage.buckets, clock) if limits is None else limits
+        self.limits = Limits(storage.buckets, storage.daily_queries, clock) if limits is None else limits
         self.write = Write(storage, access, indexer, compose, clock=clock, ids=ids, wake=wake)
         self.read = Read(storage, access)
         self.recall = Recall(storage, embedder, access, clock=clock)
+        self.spaces = Spaces(storage, access, clock=clock, ids=ids)
+        self.remember = Remember(
+            storage,
+            access,
+            self.spaces,
+            compose,
+            clock=clock,
+            ids=ids,
+            wake=wake,
+            importance_threshold=importance_threshold,
+        )
+        self.associate = Associate(storage, access)
+        self.recollect = Recollect(storage, embedder, access, self.associate, clock=clock)
+        self.feedback = Feedback(storage, access, clock)
+        self.consolidate = Consolidate(
+            storage,
+            access,
+            self.spaces.find,
+            ConsolidationRun(storage, embedder, clock=clock, ids=ids, wake=wake),
+            clock=clock,
+            ids=ids,
+            wake=wake,
+        )
         self.ingest = Ingest(storage, access, compose, clock=clock, ids=ids, wake=wake)
         run = ImportRun(storage, compose, self.ingest, blobs, clock=clock, wake=wake)
         self.transfer = Transfer(storage, access, run, blobs, clock=clock, ids=ids, wake=wake)

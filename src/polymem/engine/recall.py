@@ -1,95 +1,33 @@
 """Recall: the memories that answer a question, best first.
 
-    question -> terms, vectors, time words -> lexical and dense arm, the same within the time asked for -> pool
-    -> evidence -> match -> turns beside the best -> order -> cut -> page
+    question -> judged candidates (see `retrieve`) -> cut -> page
 
-The lexical arm runs while the question is embedded. Each stage is a function of what the one before gave.
 Equal calls over an unchanged tenant give equal answers; ties are broken by id.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time
+from datetime import UTC
 from typing import Final
 
 import numpy as np
 
 from polymem.domain.model import Call, Memory, MemoryId, MemoryType
-from polymem.domain.query import ArmRank, HitTrace, MemoryFilter, RecallHit, RecallPage, RecallRequest, WordMatch
-from polymem.domain.question import Asked, read_question
-from polymem.domain.ranking import DEFAULT_WEIGHTS, Candidates, Ranking, Weights, context_share, own_match, rank
-from polymem.domain.scoring import reciprocal_rank_fusion, relevance, term_weight
-from polymem.domain.text import index_text, is_mostly_latin, query_terms, terms
-from polymem.domain.timewords import DaySpan
+from polymem.domain.query import ArmRank, HitTrace, RecallHit, RecallPage, RecallRequest, WordMatch
+from polymem.domain.ranking import DEFAULT_WEIGHTS, Weights
+from polymem.domain.text import index_text
 from polymem.engine.access import Access
-from polymem.engine.judging import Measured, Question, as_candidates, measure, token_matches
-from polymem.errors import InferenceUnavailable
-from polymem.ports.inference import Embedder, QueryEmbedding
+from polymem.engine.judging import token_matches
+from polymem.engine.retrieve import Judged, Retrieve, page_of, pool_size
+from polymem.ports.inference import Embedder
 from polymem.ports.runtime import Clock
-from polymem.ports.search import ArmHit, Evidence, SearchIndex, WordsFound
+from polymem.ports.search import ArmHit
 from polymem.ports.storage import Storage
-
-# How many candidates each arm gives and the pool keeps: the first size that holds the asked-for page. Fixed
-# sizes, so that the pages of one question agree with each other.
-POOL_SIZES: Final = (96, 512)
-
-# How many come from the time a question asks for, beside the pool; of how many such times.
-TIME_POOL: Final = 32
-TIMES_SEARCHED: Final = 2
-
-# The turns beside so many of the best are looked at too: an answer often stands beside the turn that matches.
-NEIGHBOURS_OF: Final = 10
-
-# A question is read to this length and searched by this many of its rarest terms; a pasted document is not a
-# question, and must not cost more than one.
-QUERY_CHARACTERS: Final = 8_192
-QUERY_TERMS: Final = 64
-
-# A millisecond of late interaction: a thread would cost more than it frees.
-ROWS_ON_THE_LOOP: Final = 8_192
 
 # The words of a question that a trace names, and how far into a text it looks for what they met.
 WORDS_TRACED: Final = 8
 TRACED_CHARACTERS: Final = 32_768
-
-LEXICAL: Final = "lexical"
-DENSE: Final = "dense"
-LEXICAL_THEN: Final = "lexical within the time"
-DENSE_THEN: Final = "dense within the time"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """What the arms found, each best first; `vectors` None when the model did not take part."""
-
-    question: Question
-    arms: Mapping[str, tuple[ArmHit, ...]]
-    vectors: QueryEmbedding | None
-    is_degraded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """The candidates in their order, with what they were judged by. `scores` are those after supersession."""
-
-    found: _Found
-    fused: Mapping[MemoryId, float]
-    evidence: Mapping[MemoryId, Evidence]
-    candidates: Candidates
-    ranking: Ranking
-    order: tuple[int, ...]
-    scores: Sequence[float]
-    context: float
-
-    def own_score(self, row: int) -> float:
-        """The score without what context gives the first of all: on the same scale in dialogues and elsewhere."""
-        return self.scores[row] - self.context
-
-    def relevance(self, row: int) -> float:
-        """The calibrated score of a candidate."""
-        return relevance(self.own_score(row), documents=self.found.question.documents)
 
 
 class Recall:
@@ -103,6 +41,7 @@ class Recall:
         self._access = access
         self._clock = clock
         self._weights = weights
+        self._retrieve = Retrieve(storage, embedder, weights=weights)
 
     async def search(self, call: Call, request: RecallRequest) -> RecallPage:
         """The page of hits that the principal may read. Raises `Forbidden` without the scope to read.
@@ -114,28 +53,19 @@ class Recall:
         if not where.spaces:
             return RecallPage(hits=(), total=0, is_degraded=self._embedder.problem is not None)
         tenant_id = call.principal.tenant_id
-        text = request.text[:QUERY_CHARACTERS]
-        asked = read_question(text, (request.reference_at or self._clock.now()).astimezone(UTC).date())
-        index = self._storage.search(tenant_id)
+        day = (request.reference_at or self._clock.now()).astimezone(UTC).date()
         size = pool_size(request.offset + request.limit)
-        found = await self._find(index, text, asked, where, size)
-        judged = await self._judge(index, asked, found, where, size)
+        judged = await self._retrieve.judged(tenant_id, request.text, where, day=day, size=size)
+        found = judged.found
         store = self._storage.tenant(tenant_id)
         above = _pinned_first(
             judged,
             [row for row in judged.order if judged.relevance(row) >= request.min_relevance],
             request.pinned_first_from,
         )
-        ids = [MemoryId(candidate) for candidate in judged.candidates.ids]
-        while True:
-            page = above[request.offset : request.offset + request.limit]
-            memories = await store.get_memories(sorted(ids[row] for row in page), where.spaces) if page else {}
-            gone = {row for row in page if ids[row] not in memories}
-            if not gone:
-                break
-            # Deleted since they were found: they give their places to the next.
-            above = [row for row in above if row not in gone]
-        shown = [(row, memories[ids[row]]) for row in page]
+        rows = {MemoryId(judged.candidates.ids[row]): row for row in above}
+        page, gone = await page_of(store, tuple(rows), where.spaces, offset=request.offset, limit=request.limit)
+        shown = [(rows[memory.id], memory) for memory in page]
         arms = _arm_ranks(found.arms, {memory.id for _, memory in shown})
         # A trace cuts the texts into tokens once more: not on the event loop.
         traced = await asyncio.to_thread(self._words_of_all, judged, shown) if request.trace else {}
@@ -143,71 +73,14 @@ class Recall:
             hits=tuple(
                 [self._hit(judged, row, memory, arms[memory.id], traced.get(memory.id, ())) for row, memory in shown]
             ),
-            total=len(above),
+            total=len(above) - gone,
             is_degraded=found.is_degraded,
             candidate_ids=tuple(judged.fused),
         )
 
-    async def _find(self, index: SearchIndex, text: str, asked: Asked, where: MemoryFilter, size: int) -> _Found:
-        """What the arms find; the lexical one while the question is embedded, those of a time after both."""
-        (question, words), (vectors, near, is_degraded) = await asyncio.gather(
-            _lexical(index, text, where, size), self._dense(index, text, where, size)
-        )
-        arms = {LEXICAL: words, DENSE: near}
-        times = [_within(where, span) for span in asked.spans[:TIMES_SEARCHED]]
-        by_words = await asyncio.gather(
-            *(index.lexical(question.searched, then, limit=TIME_POOL) for then in times if question.searched)
-        )
-        arms |= {f"{LEXICAL_THEN} {number}": hits for number, hits in enumerate(by_words, start=1)}
-        if vectors is not None:
-            identity = self._embedder.identity
-            by_vector = await asyncio.gather(
-                *(index.dense(vectors.embedding, identity, then, limit=TIME_POOL) for then in times)
-            )
-            arms |= {f"{DENSE_THEN} {number}": hits for number, hits in enumerate(by_vector, start=1)}
-        return _Found(question=question, arms=arms, vectors=vectors, is_degraded=is_degraded)
-
-    async def _dense(
-        self, index: SearchIndex, text: str, where: MemoryFilter, size: int
-    ) -> tuple[QueryEmbedding | None, tuple[ArmHit, ...], bool]:
-        """The question's vectors, what they find, and whether the model is missed.
-
-        What the model cannot read it would find alike to anything: such a question is left to its words.
-        """
-        if not is_mostly_latin(text):
-            return None, (), False
-        try:
-            vectors = await self._embedder.embed_query(text)
-        except InferenceUnavailable:
-            return None, (), True
-        return vectors, await index.dense(vectors.embedding, self._embedder.identity, where, limit=size), False
-
-    async def _judge(self, index: SearchIndex, asked: Asked, found: _Found, where: MemoryFilter, size: int) -> _Judged:
-        """The candidates, and the turns beside the best of them, in their order."""
-        fused = _pool(found, size)
-        asked_terms = tuple(found.question.evidence_weights)
-        held = await index.evidence(list(fused), self._embedder.identity, asked_terms)
-        evidence = {memory_id: held[memory_id] for memory_id in fused if memory_id in held}
-        asked = _asked_in_reach(asked, found.question.text, evidence)
-        measured = await _measured(found, tuple(evidence.values()))
-        candidates = as_candidates(measured, evidence, {})
-        best = _best_of_dialogues(candidates, self._weights)
-        if best:
-            beside = await index.neighbours(best, where, reach=1)
-            fresh = sorted({other for around in beside.values() for _, other in around} - evidence.keys())
-            more = await index.evidence(fresh, self._embedder.identity, asked_terms)
-            evidence |= {memory_id: more[memory_id] for memory_id in fresh if memory_id in more}
-            measured += await _measured(found, tuple(more[each] for each in fresh if each in more))
-            candidates = as_candidates(measured, evidence, beside)
-        ranking = rank(asked, frozenset(found.question.weights), candidates, self._weights)
-        replaced = {memory_id: held.superseded_by for memory_id, held in evidence.items()}
-        order, scores = _below_what_replaced_them(candidates, ranking, replaced, self._weights.superseded)
-        context = 0.0 if not order else context_share(ranking, order[0], self._weights)
-        return _Judged(found, fused, evidence, candidates, ranking, order, scores, context)
-
     def _hit(
         self,
-        judged: _Judged,
+        judged: Judged,
         row: int,
         memory: Memory,
         arms: tuple[ArmRank, ...],
@@ -223,11 +96,11 @@ class Recall:
         )
 
     def _words_of_all(
-        self, judged: _Judged, shown: Sequence[tuple[int, Memory]]
+        self, judged: Judged, shown: Sequence[tuple[int, Memory]]
     ) -> dict[MemoryId, tuple[WordMatch, ...]]:
         return {memory.id: self._words(judged, memory) for _, memory in shown}
 
-    def _words(self, judged: _Judged, memory: Memory) -> tuple[WordMatch, ...]:
+    def _words(self, judged: Judged, memory: Memory) -> tuple[WordMatch, ...]:
         """The heaviest words of the question, each with the word of the memory that it met; "" for one far into it."""
         question, vectors = judged.found.question, judged.found.vectors
         if vectors is None:
@@ -244,127 +117,7 @@ class Recall:
         return tuple(sorted(found.values(), key=lambda match: (-match.weight, match.word))[:WORDS_TRACED])
 
 
-async def _measured(found: _Found, held: Sequence[Evidence]) -> Measured:
-    """What words and vectors say of each candidate; long texts are measured off the event loop."""
-    rows = sum(chunk.shape[0] for each in held for chunk in each.token_vectors)
-    if rows <= ROWS_ON_THE_LOOP:
-        return measure(found.question, found.vectors, held)
-    return await asyncio.to_thread(measure, found.question, found.vectors, held)
-
-
-def pool_size(wanted: int) -> int:
-    """How many candidates are judged for a page that ends at hit number `wanted`."""
-    return next((size for size in POOL_SIZES if wanted <= size), POOL_SIZES[-1])
-
-
-async def _lexical(
-    index: SearchIndex, text: str, where: MemoryFilter, size: int
-) -> tuple[Question, tuple[ArmHit, ...]]:
-    """The question with the tenant's own statistics, and what its words find."""
-    telling = query_terms(text)
-    every = tuple(dict.fromkeys(terms(text)))
-    found = await index.words(every, telling, where, limit=size, most=QUERY_TERMS)
-    return _question(text, every, telling, found), found.hits
-
-
-def _question(text: str, every: Sequence[str], telling: Sequence[str], found: WordsFound) -> Question:
-    """The terms of a question with their weights; it is judged by the heaviest of the telling ones."""
-    statistics = found.statistics
-    weights = {
-        term: term_weight(term, documents=statistics.documents, documents_with=statistics.documents_with.get(term, 0))
-        for term in every
-    }
-    judged = _rarest(telling, weights)
-    return Question(
-        text=text,
-        searched=found.searched,
-        weights=weights,
-        evidence_weights={term: weights[term] for term in telling if term in judged},
-        documents=statistics.documents,
-        average_length=statistics.average_length,
-    )
-
-
-def _rarest(asked: Sequence[str], weights: Mapping[str, float]) -> frozenset[str]:
-    """The `QUERY_TERMS` heaviest of the terms, ties by the alphabet."""
-    return frozenset(sorted(asked, key=lambda term: (-weights[term], term))[:QUERY_TERMS])
-
-
-def _within(where: MemoryFilter, span: DaySpan) -> MemoryFilter:
-    """The filter, for those alone that are from these days; never wider than it was."""
-    first_at = datetime.combine(span.first, time.min, UTC)
-    until_at = datetime.combine(span.last, time.max, UTC)
-    return replace(
-        where,
-        created_from_at=first_at if where.created_from_at is None else max(where.created_from_at, first_at),
-        created_until_at=until_at if where.created_until_at is None else min(where.created_until_at, until_at),
-    )
-
-
-def _asked_in_reach(asked: Asked, text: str, evidence: Mapping[MemoryId, Evidence]) -> Asked:
-    """The question, read against the newest candidate where all times it names lie after that.
-
-    "In March" is then the last March that is remembered.
-    """
-    newest = max((held.created_at.date() for held in evidence.values()), default=None)
-    if newest is None or not asked.spans or any(span.first <= newest for span in asked.spans):
-        return asked
-    return read_question(text, newest)
-
-
-def _pool(found: _Found, size: int) -> dict[MemoryId, float]:
-    """The best candidates of both arms with their fused rank score, best first, then those of the time asked for."""
-    everywhere = [[hit.memory_id for hit in found.arms[name]] for name in (LEXICAL, DENSE)]
-    pool = dict(list(reciprocal_rank_fusion(everywhere).items())[:size])
-    then = [[hit.memory_id for hit in hits] for name, hits in found.arms.items() if name not in (LEXICAL, DENSE)]
-    for memory_id, fused in list(reciprocal_rank_fusion(then).items())[:TIME_POOL]:
-        pool.setdefault(memory_id, fused)
-    return pool
-
-
-def _best_of_dialogues(candidates: Candidates, weights: Weights) -> list[MemoryId]:
-    """The turns of dialogues among the best `NEIGHBOURS_OF` by their own match."""
-    match = own_match(candidates, weights)
-    first = sorted(range(len(candidates)), key=lambda row: (-match[row], candidates.ids[row]))[:NEIGHBOURS_OF]
-    return [
-        MemoryId(candidates.ids[row])
-        for row in first
-        if candidates.session[row] >= 0 and candidates.traits[row].is_dialogue
-    ]
-
-
-def _below_what_replaced_them(
-    candidates: Candidates, ranking: Ranking, replaced: Mapping[MemoryId, MemoryId | None], penalty: float
-) -> tuple[tuple[int, ...], Sequence[float]]:
-    """The order and the scores, each superseded candidate lowered and never above what came in its place."""
-    scores = dict(zip(candidates.ids, ranking.scores.tolist(), strict=True))
-    chains = {memory_id: _successors(memory_id, replaced) for memory_id in replaced if replaced[memory_id] is not None}
-    for memory_id in chains:
-        scores[memory_id] -= penalty
-    bounded = {
-        memory_id: min([score, *(scores[other] for other in chains.get(MemoryId(memory_id), ()))])
-        for memory_id, score in scores.items()
-    }
-    depths = {memory_id: len(chain) for memory_id, chain in chains.items()}
-    listed = [bounded[memory_id] for memory_id in candidates.ids]
-    order = sorted(
-        range(len(candidates)),
-        key=lambda row: (-listed[row], depths.get(MemoryId(candidates.ids[row]), 0), candidates.ids[row]),
-    )
-    return tuple(order), listed
-
-
-def _successors(memory_id: MemoryId, replaced: Mapping[MemoryId, MemoryId | None]) -> list[MemoryId]:
-    """The candidates that came in its place, one after another."""
-    seen: list[MemoryId] = []
-    successor = replaced[memory_id]
-    while successor is not None and successor in replaced and successor not in (memory_id, *seen):
-        seen.append(successor)
-        successor = replaced[successor]
-    return seen
-
-
-def _pinned_first(judged: _Judged, rows: list[int], least_relevance: float | None) -> list[int]:
+def _pinned_first(judged: Judged, rows: list[int], least_relevance: float | None) -> list[int]:
     """The rows with the pinned ones that are relevant enough before the others, each part in its order."""
     if least_relevance is None:
         return rows
@@ -389,7 +142,7 @@ def _arm_ranks(
 
 
 def _trace(
-    judged: _Judged, row: int, weights: Weights, arms: tuple[ArmRank, ...], words: tuple[WordMatch, ...]
+    judged: Judged, row: int, weights: Weights, arms: tuple[ArmRank, ...], words: tuple[WordMatch, ...]
 ) -> HitTrace:
     """Where each arm found it, and what each part gave to its score."""
     candidates, ranking = judged.candidates, judged.ranking

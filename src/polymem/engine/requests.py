@@ -1,11 +1,23 @@
 """What callers hand to the engine and what it hands back, in the engine's own words."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from polymem.domain.model import ContentType, JsonValue, Key, Memory, MemoryId, MemoryType, SpaceId, Tenant, User
+from polymem.domain.model import (
+    Association,
+    ContentType,
+    JsonValue,
+    Key,
+    Memory,
+    MemoryId,
+    MemoryType,
+    SpaceId,
+    Tenant,
+    User,
+)
+from polymem.domain.query import MemoryFilter
 from polymem.ports.queue import JobCounts
 
 
@@ -82,6 +94,161 @@ class Written:
 
     memory: Memory
     is_new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAtom:
+    """A text to keep if it is news. `domain` None or "general" is the principal's personal space.
+
+    `concepts` empty: they are read from the text. A memory that supersedes others, or has a reference, is always kept.
+    """
+
+    content: str
+    domain: str | None = None
+    concepts: tuple[str, ...] = ()
+    metadata: JsonValue = None
+    external_ref: str | None = None
+    supersedes: tuple[MemoryId, ...] = ()
+    fingerprint: str | None = None
+    source: str | None = None
+    agent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """The text is kept: `is_new` False when this reference named this text before. `superseded`: what it replaced."""
+
+    memory: Memory
+    reason: str
+    is_new: bool
+    superseded: tuple[MemoryId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filtered:
+    """Nothing was stored: the text is not news. `repeats`: the memory that says it already, if there is one."""
+
+    importance: float
+    reason: str
+    repeats: MemoryId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFeedback:
+    """How it went, in [-1, 1], with memories that were used; see `Feedback.give`."""
+
+    memory_ids: tuple[MemoryId, ...]
+    outcome: float
+    concepts: tuple[str, ...] = ()
+    query_concepts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackGiven:
+    """What feedback changed: memories, the mean of their valences after it, associations by co-activation."""
+
+    updated: int
+    average_valence: float
+    coactivated: int
+
+
+class HitSource(StrEnum):
+    """How a memory was recollected: by its fingerprint, by what it says, or by associated concepts alone."""
+
+    EPISODIC = "episodic"
+    SEMANTIC = "semantic"
+    HEBBIAN = "hebbian"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecollectRequest:
+    """A question whose answer is ordered by what was learned, too.
+
+    `where.spaces` are narrowed to what may be read. `concepts`: hints beside what the question itself names.
+    `fingerprint` None: the question's own text. `diversity` in [0, 1]: how much a hit loses for being like one before.
+    """
+
+    text: str
+    where: MemoryFilter
+    limit: int
+    min_relevance: float
+    expands: bool = True
+    concepts: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    with_superseded: bool = False
+    newest_first: bool = False
+    diversity: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecollectedHit:
+    """`relevance` is what orders the hits and may exceed 1; `similarity` is the raw cosine, 0 without vectors."""
+
+    memory: Memory
+    relevance: float
+    similarity: float
+    source: HitSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recollection:
+    """The hits, best first; the keys of the question's concepts, and these with those that they activated."""
+
+    hits: tuple[RecollectedHit, ...]
+    query_concepts: tuple[str, ...]
+    expanded_concepts: tuple[str, ...]
+    is_degraded: bool
+
+    @property
+    def is_episodic(self) -> bool:
+        """True when a fingerprint was recognised."""
+        return any(hit.source is HitSource.EPISODIC for hit in self.hits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphRequest:
+    """Associations around some concepts: so many steps, so many edges; `spaces` None: all that may be read."""
+
+    seeds: tuple[str, ...]
+    depth: int = 1
+    limit: int = 100
+    min_weight: float | None = None
+    spaces: frozenset[SpaceId] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Associations, heaviest first, those of several spaces as one; every concept in them with its degree here."""
+
+    degrees: Mapping[str, int]
+    edges: tuple[Association, ...]
+    is_truncated: bool
+    min_weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consolidated:
+    """What consolidation made of a domain; counts of active memories. `singletons`: protected ones after it."""
+
+    before: int
+    after: int
+    prototypes_made: int
+    singletons: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStatistics:
+    """Counts over the active memories that the principal may read. `domains`: names of spaces that hold any."""
+
+    episodes: int
+    prototypes: int
+    singletons: int
+    associations: int
+    fingerprints: int
+    domains: tuple[str, ...]
+    average_valence: float
+    average_importance: float
 
 
 class ImportFormat(StrEnum):
