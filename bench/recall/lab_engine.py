@@ -157,7 +157,7 @@ async def feed(engine: LabEngine, data_set: DataSet) -> float:
 
 async def _feed(engine: LabEngine, number: int, history: History) -> None:
     """All turns of a history are stored with all their vectors as tenant `number`."""
-    await engine.storage.directory.create_account(_account(number))
+    await engine.storage.directory.create_account(account_of(number))
     store = engine.storage.tenant(tenant_id(number))
     memories = [memory(number, position, turn) for position, turn in enumerate(history.turns)]
     for start in range(0, len(memories), _BATCH):
@@ -193,7 +193,8 @@ def directory_of(root: Path, data_set: DataSet) -> Path:
     return root / f"{data_set.name}-{made.hexdigest()[:12]}"
 
 
-def _account(number: int) -> NewAccount:
+def account_of(number: int) -> NewAccount:
+    """The tenant, user, space and key of the history of this number."""
     tenant = Tenant(id=tenant_id(number), name=f"lab {number}", plan=_PLAN.name, is_active=True, created_at=EPOCH)
     user = User(
         id=user_id(number),

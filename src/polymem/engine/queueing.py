@@ -45,6 +45,7 @@ RULES: Mapping[JobKind, JobRule] = {
     JobKind.EMBED: JobRule(queue="embed", priority=10, max_attempts=1000),
     JobKind.IMPORT: JobRule(queue="import", priority=5, max_attempts=8),
     JobKind.SWEEP: JobRule(queue="upkeep", priority=0, max_attempts=5),
+    JobKind.CONSOLIDATE: JobRule(queue="consolidate", priority=5, max_attempts=5),
 }
 
 

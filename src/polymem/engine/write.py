@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import assert_never
 
 from polymem.domain.access import Action
+from polymem.domain.keyphrases import concepts_after
 from polymem.domain.limits import MAX_BATCH, check_count
-from polymem.domain.model import Call, Memory, MemoryId, MemoryType, Scope, SpaceId
+from polymem.domain.model import Call, Memory, MemoryId, MemoryRole, MemoryState, MemoryType, Scope, SpaceId
 from polymem.engine.access import Access
 from polymem.engine.audit import AuditAction, audit
 from polymem.engine.checks import check_patch, checked_memory
 from polymem.engine.commits import claim_of, commit, commit_guarded
 from polymem.engine.compose import Compose
 from polymem.engine.indexing import Indexer
+from polymem.engine.prototypes import prototype_behind, sources_of, taking_apart, without
 from polymem.engine.queueing import author_of, embed_job
 from polymem.engine.requests import MemoryPatch, NewMemory, Written
 from polymem.errors import Conflict, NotFound, VersionConflict
@@ -177,7 +179,9 @@ class Write:
     async def delete(self, call: Call, memory_id: MemoryId) -> Deleted | AlreadyDeleted:
         """The memory is gone for good, with all that was made of it.
 
-        Raises `NotFound` when there never was one, `Forbidden`.
+        A prototype goes with its sources. With a source goes the prototype that speaks for it, and the other sources
+        are active again. Raises `NotFound` when there never was one, `Forbidden`, `Conflict` when others keep changing
+        what belongs to it.
         """
         store = self._storage.tenant(call.principal.tenant_id)
         memory = await self._access.find(call, memory_id, Action.DELETE)
@@ -186,9 +190,40 @@ class Write:
             if await store.is_deleted(memory_id, spaces):
                 return AlreadyDeleted(memory_id)
             raise NotFound("memory", memory_id)
+        if _may_be_consolidated(memory) and await self._delete_consolidated(call, memory):
+            return Deleted(memory_id)
         now = self._clock.now()
         result = await commit(store, self._deletion(call, memory, now=now), now=now, claim=claim_of(call))
         return AlreadyDeleted(memory_id) if isinstance(result.outcomes[0], AlreadyDeleted) else Deleted(memory_id)
+
+    async def _delete_consolidated(self, call: Call, memory: Memory) -> bool:
+        """The memory, a prototype or the source of one, is gone with what belongs to it; False when it is neither.
+
+        Of a prototype the sources go first: after a failure in between, what is left is reached by deleting it again.
+        """
+        store = self._storage.tenant(call.principal.tenant_id)
+        spaces = frozenset({memory.space_id})
+        for _ in range(MAX_UPDATE_TRIES):
+            present = (await store.get_memories([memory.id], spaces)).get(memory.id)
+            prototype = None if present is None else await prototype_behind(store, present)
+            if present is None or prototype is None:
+                return False
+            sources = await sources_of(store, prototype)
+            now = self._clock.now()
+            if prototype.id == present.id:
+                for start in range(0, len(sources), _DELETES_PER_COMMIT):
+                    some = sources[start : start + _DELETES_PER_COMMIT]
+                    changes = [change for each in some for change in self._deletion(call, each, now=now)]
+                    await commit(store, changes, now=now)
+                await commit(store, self._deletion(call, present, now=now), now=now)
+                return True
+            changes = [
+                *self._deletion(call, present, now=now),
+                *taking_apart(prototype, without(sources, present.id)),
+            ]
+            if isinstance(await commit_guarded(store, changes, now=now), Applied):
+                return True
+        raise Conflict("the memories keep changing; try again")
 
     async def delete_many(self, call: Call, memory_ids: Sequence[MemoryId]) -> int:
         """How many of these memories were there and are gone now; unknown and already deleted ones do not count.
@@ -204,6 +239,10 @@ class Write:
             ids = wanted[start : start + _DELETES_PER_COMMIT]
             now = self._clock.now()
             present = await store.get_memories(ids, spaces)
+            for memory in [each for each in present.values() if _may_be_consolidated(each)]:
+                if await self._delete_consolidated(call, memory):
+                    del present[memory.id]
+                    deleted += 1
             changes = [change for memory in present.values() for change in self._deletion(call, memory, now=now)]
             result = await commit(store, changes, now=now, claim=claim_of(call, part))
             deleted += sum(isinstance(outcome, Deleted) for outcome in result.outcomes)
@@ -227,9 +266,21 @@ class Write:
         return memory
 
 
+def _may_be_consolidated(memory: Memory) -> bool:
+    """False when it surely is neither a prototype nor the source of one."""
+    return memory.role is MemoryRole.PROTOTYPE or memory.state is MemoryState.ARCHIVED
+
+
 def _patched(memory: Memory, patch: MemoryPatch, *, now: datetime) -> Memory:
+    """The memory after the patch; its concepts follow the tags they were made of, or the text they stood in."""
+    concepts = memory.concepts
+    if memory.concepts == memory.tags:
+        concepts = memory.tags if patch.tags is None else patch.tags
+    elif patch.content is not None:
+        concepts = concepts_after(memory.concepts, memory.content, patch.content)
     return replace(
         memory,
+        concepts=concepts,
         content=memory.content if patch.content is None else patch.content,
         tags=memory.tags if patch.tags is None else patch.tags,
         metadata=memory.metadata if patch.metadata is None else patch.metadata,

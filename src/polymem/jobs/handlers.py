@@ -17,6 +17,7 @@ def handlers_of(engine: Engine) -> Mapping[JobKind, Handler]:
         JobKind.EMBED: engine.embeddings.run,
         JobKind.IMPORT: engine.transfer.run_import,
         JobKind.SWEEP: engine.upkeep.run,
+        JobKind.CONSOLIDATE: engine.consolidate.run,
     }
 
 

@@ -27,8 +27,8 @@ from polymem.jobs.handlers import Handler, handlers_of, periodic_of
 _log = logging.getLogger(__name__)
 
 EVERY_QUEUE = frozenset(rule.queue for rule in RULES.values())
-QUICK_QUEUES = EVERY_QUEUE - {RULES[JobKind.IMPORT].queue}
-"""Queues whose jobs are short; one slot serves only these, so that a long import delays nothing else."""
+QUICK_QUEUES = EVERY_QUEUE - {RULES[JobKind.IMPORT].queue, RULES[JobKind.CONSOLIDATE].queue}
+"""Queues whose jobs are short; one slot serves only these, so that a long import or consolidation delays no other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -203,7 +203,8 @@ async def test_tenants_users_and_plans_are_what_the_operator_sets(world: Any) ->
     assert (renamed.name, renamed.plan, renamed.is_active) == ("acme 2", "self-hosted", True)
     assert [tenant.name for tenant in await accounts.list_tenants()] == ["default", "acme 2"]
     assert [user.name for user in await accounts.list_users(made.tenant.id)] == ["owner"]
-    assert [known.name for known in await accounts.list_plans()] == ["open", "self-hosted", "small"]
+    plans = [known.name for known in await accounts.list_plans()]
+    assert plans == ["free", "open", "pro", "self-hosted", "small", "team"]
 
 
 async def test_accounts_that_contradict_what_is_there_are_refused(world: Any) -> None:
@@ -220,7 +221,13 @@ async def test_accounts_that_contradict_what_is_there_are_refused(world: Any) ->
         await accounts.create_user(TenantId(ABSENT), "x")
     with pytest.raises(Conflict):
         await accounts.create_user(tenant.id, "owner")
-    for broken in ({"requests_per_minute": 0}, {"burst": 0}, {"max_memories": 0}, {"name": " "}):
+    for broken in (
+        {"requests_per_minute": 0},
+        {"burst": 0},
+        {"max_memories": 0},
+        {"queries_per_day": 0},
+        {"name": " "},
+    ):
         plan = Plan(name="p", requests_per_minute=1, burst=1, max_memories=None)
         with pytest.raises(InvalidInput):
             await accounts.put_plan(replace(plan, **broken))

@@ -10,7 +10,7 @@ import pytest
 from polymem.domain.model import ContentType, Memory, MemoryId, MemoryState, MemoryType, Plan, Role, Scope, SpaceKind
 from polymem.domain.query import ListOrder, MemoryFilter
 from polymem.engine.commits import commit, internal_claim
-from polymem.engine.requests import MemoryPatch, NewMemory, NewTurn, NewTurns
+from polymem.engine.requests import MemoryPatch, NewAtom, NewMemory, NewTurn, NewTurns
 from polymem.engine.write import MAX_UPDATE_TRIES
 from polymem.errors import (
     Conflict,
@@ -82,6 +82,7 @@ async def test_a_written_memory_is_stored_word_for_word_and_found_at_once(world:
         revision=1,
         created_at=said.astimezone(UTC),
         updated_at=world.clock.now(),
+        concepts=("a", "b"),
     )
     assert await world.engine.read.get(world.call(), written.memory.id) == written.memory
     where = MemoryFilter(spaces=frozenset({world.principal.personal_space_id}))
@@ -214,6 +215,21 @@ async def test_a_stale_guard_changes_nothing(world: Any) -> None:
         await world.engine.write.update(world.call("key"), memory.id, MemoryPatch(content="y", expected_version=7))
     assert await world.engine.read.get(world.call(), memory.id) == memory
     assert (await world.engine.write.update(world.call("key"), memory.id, MemoryPatch(content="y"))).version == 2
+
+
+async def test_concepts_follow_the_tags_they_were_made_of_or_the_text_they_stood_in(world: Any) -> None:
+    tagged = await write(world, "The ferry leaves at nine", tags=("travel",))
+    renamed = await world.engine.write.update(world.call(), tagged.id, MemoryPatch(tags=("trips", "sea")))
+    assert renamed.concepts == ("trips", "sea")
+    moved = await world.engine.write.update(world.call(), tagged.id, MemoryPatch(content="The train leaves at ten"))
+    assert moved.concepts == ("trips", "sea")
+    kept = await world.engine.remember.one(world.call(), NewAtom(content="The bus to Berlin", concepts=("bus", "trip")))
+    changed = await world.engine.write.update(world.call(), kept.memory.id, MemoryPatch(content="The tram to Berlin"))
+    assert changed.concepts == ("trip",)
+    noted = await world.engine.write.update(world.call(), kept.memory.id, MemoryPatch(metadata={"k": 1}))
+    assert noted.concepts == ("trip",)
+    space = frozenset({world.principal.personal_space_id})
+    assert await world.store.count_concepts(["travel", "sea", "bus", "trip"], space) == {"sea": 1, "trip": 1}
 
 
 async def test_a_guarded_update_sent_again_under_its_key_is_done_once(world: Any) -> None:

@@ -415,6 +415,7 @@ async def test_every_kind_of_job_has_its_handler_and_what_is_due_is_queued() -> 
             embeddings=SimpleNamespace(run=says("embed"), queue_missing=says("missing")),
             transfer=SimpleNamespace(run_import=says("import")),
             upkeep=SimpleNamespace(run=says("sweep"), queue_sweep=says("queue sweep")),
+            consolidate=SimpleNamespace(run=says("consolidate")),
             limits=SimpleNamespace(forget_full=says("forget full")),
         ),
     )
@@ -439,6 +440,7 @@ async def test_a_worker_made_of_an_engine_alone_uses_its_handlers(rig: Rig) -> N
         embeddings=SimpleNamespace(run=act, queue_missing=act),
         transfer=SimpleNamespace(run_import=act),
         upkeep=SimpleNamespace(run=act, queue_sweep=act),
+        consolidate=SimpleNamespace(run=act),
     )
     rig.queue.waiting = [job()]
     assert await Worker(engine).run_due() == 1
@@ -454,3 +456,8 @@ class AsyncNothing:
     async def __call__(self, *_: Job) -> RunOutcome:
         self.calls += 1
         return RunOutcome.FINISHED
+
+
+def test_long_jobs_leave_one_slot_to_the_quick_ones() -> None:
+    assert {"import", "consolidate"} == EVERY_QUEUE - QUICK_QUEUES
+    assert Pace().slots == (EVERY_QUEUE, QUICK_QUEUES)

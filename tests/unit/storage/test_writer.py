@@ -76,6 +76,38 @@ async def test_units_that_wait_together_share_one_commit_up_to_the_bound(databas
     assert await _notes(database) == [str(number) for number in range(count)]
 
 
+async def test_a_large_unit_has_a_transaction_of_its_own_without_a_savepoint(database: Database) -> None:
+    statements: list[str] = []
+    await database.write(lambda connection: connection.set_trace_callback(statements.append))
+    gate = _Gate()
+    first = asyncio.create_task(database.write(gate))
+    await asyncio.to_thread(gate.entered.wait, 30)
+    waiting = [
+        asyncio.create_task(database.write(_note(text), is_large=text == "large"))
+        for text in ("a", "b", "large", "c", "d")
+    ]
+    await asyncio.sleep(0)  # each task has handed its unit over
+    gate.opened.set()
+    await asyncio.gather(first, *waiting)
+    await database.write(lambda connection: connection.set_trace_callback(None))
+    kinds = [statement.split()[0] for statement in statements]
+    pair = ["SAVEPOINT", "INSERT", "RELEASE"]
+    together = ["BEGIN", *pair, *pair, "COMMIT"]
+    assert kinds == ["COMMIT", "BEGIN", "COMMIT", *together, "BEGIN", "INSERT", "COMMIT", *together, "BEGIN"]
+    assert await _notes(database) == ["a", "b", "large", "c", "d"]
+
+
+async def test_a_unit_alone_that_raises_stores_nothing(database: Database) -> None:
+    def fails(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO notes (text) VALUES ('lost')")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await database.write(fails, is_large=True)
+    await database.write(_note("kept"))
+    assert await _notes(database) == ["kept"]
+
+
 async def test_a_unit_that_raises_rolls_back_itself_alone(database: Database) -> None:
     def fails(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO notes VALUES ('lost')")

@@ -20,11 +20,12 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """One accepted unit: what to run, and who waits for it."""
+    """One accepted unit: what to run, and who waits for it. A large one has a transaction of its own."""
 
     unit: Callable[[sqlite3.Connection], object]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    is_large: bool
     result: object = None
     error: BaseException | None = None
 
@@ -45,8 +46,10 @@ class _TransactionLost(Exception):
 class Writer:
     """Runs units of work on its own thread, several to a transaction, each in a savepoint of its own.
 
-    A unit that raises rolls back itself alone. When the transaction as a whole fails, every unit in it fails
-    and nothing of it is stored. An accepted unit is always run, whoever still waits for it.
+    A unit that is alone in its transaction needs no savepoint, and a large one must not have any: what a savepoint
+    would bring back is kept in memory, page by page, in a list that SQLite walks. A unit that raises rolls back itself
+    alone. When the transaction as a whole fails, every unit in it fails and nothing of it is stored. An accepted unit
+    is always run, whoever still waits for it.
     """
 
     def __init__(self, connection: sqlite3.Connection, *, units_waiting: int = UNITS_WAITING) -> None:
@@ -58,9 +61,10 @@ class Writer:
         self._thread = threading.Thread(target=self._serve, name="polymem-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, unit: Callable[[sqlite3.Connection], Result]) -> Result:
+    async def run(self, unit: Callable[[sqlite3.Connection], Result], *, is_large: bool = False) -> Result:
         """The unit's result, once what it wrote is durable. Raises what the unit raised.
 
+        `is_large`: it writes very many pages.
         Raises `StorageUnavailable` without accepting the unit when too many wait or the storage is closing.
         """
         loop = asyncio.get_running_loop()
@@ -70,7 +74,7 @@ class Writer:
                 raise StorageUnavailable("the storage is closed")
             if len(self._waiting) >= self._capacity:
                 raise StorageUnavailable("too many writes are waiting")
-            self._waiting.append(_Work(unit=unit, loop=loop, future=future))
+            self._waiting.append(_Work(unit=unit, loop=loop, future=future, is_large=is_large))
             self._changed.notify()
         return await future
 
@@ -95,14 +99,35 @@ class Writer:
         with self._changed:
             while not self._waiting and not self._is_closing:
                 self._changed.wait()
-            count = min(len(self._waiting), UNITS_PER_COMMIT)
-            return [self._waiting.popleft() for _ in range(count)]
+            batch: list[_Work] = []
+            while self._waiting and len(batch) < UNITS_PER_COMMIT:
+                if self._waiting[0].is_large and batch:
+                    break
+                batch.append(self._waiting.popleft())
+                if batch[-1].is_large:
+                    break
+            return batch
 
     def _commit(self, batch: list[_Work]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
+        if len(batch) == 1:
+            self._run_alone(batch[0])
+            return
         for work in batch:
             self._run_unit(work)
         self._connection.execute("COMMIT")
+
+    def _run_alone(self, work: _Work) -> None:
+        """The transaction is that of this unit: committed with it, or rolled back."""
+        try:
+            work.result = work.unit(self._connection)
+        except BaseException as error:  # whatever a unit raises belongs to its caller; the thread lives on
+            if not self._connection.in_transaction:
+                raise _TransactionLost from error
+            self._roll_back()
+            work.error = _translated(error)
+        else:
+            self._connection.execute("COMMIT")
 
     def _run_unit(self, work: _Work) -> None:
         self._connection.execute("SAVEPOINT unit")
