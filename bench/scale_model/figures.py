@@ -40,10 +40,10 @@ SHORT: Final = Profile(
     tokens=38,
     chunks=1.0,
     sqlite_bytes=5_192,
-    postgres_bytes=7_248,
+    postgres_bytes=7_780,
     postgres_hot_bytes=2_414,
     term_root_bytes=95_000,
-    log_bytes=13_522,
+    log_bytes=16_396,
     write_cpu_seconds=0.00475,
 )
 LONG: Final = Profile(
@@ -54,10 +54,10 @@ LONG: Final = Profile(
     tokens=220,
     chunks=1.51,
     sqlite_bytes=20_481,
-    postgres_bytes=22_869,
+    postgres_bytes=23_299,
     postgres_hot_bytes=4_382,
     term_root_bytes=174_000,
-    log_bytes=42_239,
+    log_bytes=48_968,
     write_cpu_seconds=0.026,
 )
 

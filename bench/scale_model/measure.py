@@ -19,6 +19,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 
 from bench.scale_model.figures import LONG, SHORT, Profile
+from polymem.domain.concepts import content_key
 from polymem.domain.model import ModelIdentity, SpaceId, TenantId
 from polymem.domain.query import MemoryFilter
 from polymem.storage.postgres.dense import DenseQuery, graph_statement
@@ -41,7 +42,8 @@ _TABLES = ("memories", "index_entries", "chunks", "term_counts", "audit_log")
 
 _MEMORY_COLUMNS = (
     "tenant_id, memory_id, space_id, memory_type, state, session_id, turn_role, turn_seq, content_type, identity, "
-    "created_by, derived_from, version, revision, created_at, updated_at, change_no, tags, content"
+    "created_by, derived_from, version, revision, created_at, updated_at, change_no, role, importance, valence, "
+    "content_key, supersedes, concepts, tags, content"
 )
 _ENTRY_COLUMNS = (
     "tenant_id, memory_id, space_id, memory_type, state, session_id, tags, created_at, updated_at, turn_role, "
@@ -225,7 +227,8 @@ def _copy_memories(cursor: psycopg.Cursor, profile: Profile, place: _Place, term
             copy.write_row(
                 (place.tenant, _uuid(4, number), place.space, kind, "active", session, role, seq)
                 + (("text", f"{number:064x}") if session else (None, None))
-                + (place.user, "[]", 1, 1, _AT + number, _AT + number, number, "[]", text)
+                + (place.user, "[]", 1, 1, _AT + number, _AT + number, number, "episode", 0.5, 0.0)
+                + (content_key(f"{number} {text}"), "[]", "[]", "[]", text)
             )
     with cursor.copy("COPY audit_log FROM STDIN") as copy:
         for number in terms:
