@@ -401,8 +401,9 @@ def _group(cluster: Sequence[int], judge: _Judge) -> Group | None:
     """The cluster's medoid with those that agree with it, the nearest as far as there is room; None when none does."""
     rows = judge.vectors[list(cluster)]
     cosines = rows @ rows.T
-    means = cosines.sum(axis=1)
-    place = min(range(len(cluster)), key=lambda at: (-round(float(means[at]), 6), *_age(cluster[at], judge)))
+    # Without its own, which is 1 but for the last bits; what differs by no more is a tie, and the oldest stands.
+    others = cosines.sum(axis=1) - cosines.diagonal()
+    place = min(range(len(cluster)), key=lambda at: (-round(float(others[at]), 4), *_age(cluster[at], judge)))
     nearest = sorted(range(len(cluster)), key=lambda at: (-float(cosines[place, at]), at))
     head = cluster[place]
     members = [head, *(cluster[at] for at in nearest if at != place and judge.agree(head, cluster[at]))][:MOST_SOURCES]

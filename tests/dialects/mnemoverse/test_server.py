@@ -313,7 +313,8 @@ def test_every_fault_has_the_status_and_the_code_of_the_page() -> None:
         fault: Any = SimpleNamespace(
             code=code, message="m", request_id="r", is_retryable=True, error=None, violations=(), field="f"
         )
-        assert rule.render(fault)["code"] == codes[rule.status], code  # type: ignore[call-overload,index]
+        body: Any = rule.render(fault)
+        assert body["code"] == codes[rule.status], code
     assert shown.keys() == {*ErrorCode, *EdgeCode} - {EdgeCode.ROUTE_NOT_FOUND}
 
 

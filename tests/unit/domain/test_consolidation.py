@@ -86,6 +86,14 @@ def test_of_equally_near_texts_the_oldest_stands_for_the_others() -> None:
     assert (group.head, group.members) == (2, (2, 1, 0))
 
 
+def test_of_two_texts_the_oldest_stands_for_both_whatever_the_last_bits_of_their_vectors() -> None:
+    rows = _rows([0, 0])
+    for scale in (1.0 - 3e-7, 1.0 + 3e-7):
+        nearly = rows * np.array([[1.0], [scale]], dtype=np.float32)
+        (group,) = _run(_atoms([SOUP, f"{SOUP}!"]), nearly).groups
+        assert group.head == 0
+
+
 def test_texts_near_in_meaning_with_other_words_stay_apart() -> None:
     atoms = _atoms([SOUP, "Which wine goes with salmon, and how long does it take in the oven?"])
     assert _run(atoms, _rows([0, 0])).groups == ()

@@ -468,3 +468,12 @@ async def test_two_tenants_never_meet(desk: Desk) -> None:
     assert isinstance(kept, Remembered)
     assert isinstance(named, Remembered)
     assert await desk.contents(states=frozenset(MemoryState)) == [PORT]
+
+
+async def test_a_retry_of_what_was_deleted_and_said_again_finds_what_is_there(desk: Desk) -> None:
+    first = await desk.kept("The ferry leaves at nine", key="once")
+    await desk.world.engine.write.delete(desk.world.call(), first.memory.id)
+    again = await desk.kept("The ferry leaves at nine")
+    retried = await desk.one("The ferry leaves at nine", key="once")
+    assert isinstance(retried, Filtered)
+    assert retried.repeats == again.memory.id
