@@ -83,8 +83,11 @@ async def test_a_connection_that_the_server_ended_is_replaced_without_a_word(
     assert await database.read(names) == ["a"]
 
 
+# One connection: another that is being opened says COMMIT, too, and the cut could fall on that.
+
+
 async def test_a_unit_is_run_again_when_the_wire_is_cut_under_it(url: str, wire: Wire) -> None:
-    async with opened(_through(url, wire)) as database:
+    async with opened(_through(url, wire), connections=1) as database:
         await database.write(make_table)
         wire.cut_before(b"INSERT")
         assert await database.write(lambda connection: add(connection, "a")) == "a"
@@ -102,7 +105,7 @@ async def test_a_commit_whose_answer_was_lost_is_asked_for_and_not_done_twice(ur
     async def was_stored(connection: Connection) -> bool:
         return await names(connection) == ["a"]
 
-    async with opened(_through(url, wire)) as database:
+    async with opened(_through(url, wire), connections=1) as database:
         await database.write(make_table)
         wire.cut_after(b"COMMIT")
         assert await database.write(unit, was_stored=was_stored) == "a"
@@ -110,7 +113,7 @@ async def test_a_commit_whose_answer_was_lost_is_asked_for_and_not_done_twice(ur
 
 
 async def test_a_commit_that_was_lost_with_its_answer_is_done_again(url: str, wire: Wire) -> None:
-    async with opened(_through(url, wire)) as database:
+    async with opened(_through(url, wire), connections=1) as database:
         await database.write(make_table)
         wire.cut_before(b"COMMIT")
         stored = await database.write(
@@ -120,7 +123,7 @@ async def test_a_commit_that_was_lost_with_its_answer_is_done_again(url: str, wi
 
 
 async def test_without_a_way_to_ask_a_lost_answer_is_told(url: str, wire: Wire) -> None:
-    async with opened(_through(url, wire)) as database:
+    async with opened(_through(url, wire), connections=1) as database:
         await database.write(make_table)
         wire.cut_after(b"COMMIT")
         with pytest.raises(StorageUnavailable, match="may have been stored"):
