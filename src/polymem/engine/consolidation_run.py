@@ -81,6 +81,9 @@ _COMPOSED_AT_ONCE = 128
 _READ, _COMPARED, _DECIDED, _WHOLE = 15, 60, 80, 100
 _TOLD_WHILE_COMPARING = 5
 
+# What is done to merge groups, in this order.
+_KINDS: Sequence[type[Change]] = (PutMemory, UpdateMemory, MoveValence, SetStanding)
+
 Item = TypeVar("Item")
 
 
@@ -333,8 +336,10 @@ class ConsolidationRun:
                 "milliseconds": round(1000.0 * (self._clock.monotonic() - started)),
             }
             jobs = self._embed_jobs(job, merges)
+            merging = [change for merge in merges for change in merge.changes]
             changes = [
-                *(change for merge in merges for change in merge.changes),
+                # Groups share no memory, and a storage does a run of one kind at once.
+                *sorted(merging, key=lambda change: _KINDS.index(type(change))),
                 *_standings(job.space_id, labels),
                 *jobs,
                 FinishJob(job_id=job.id, fence=job.fence, result=result, error=None, finished_at=now),
