@@ -327,19 +327,24 @@ class Remember:
         present = await store.get_memories([memory_id], await self._visible(call, item))
         return _by_reference(item.new, present.get(memory_id))
 
+    async def _kept_before(
+        self, call: Call, space_id: SpaceId, memory_id: MemoryId, judged: _Judged | None
+    ) -> Remembered | None:
+        """The memory that this very call kept before; None for one that is gone, when nothing tells what it was."""
+        store = self._storage.tenant(call.principal.tenant_id)
+        present = (await store.get_memories([memory_id], frozenset({space_id}))).get(memory_id)
+        memory = replace(judged.draft.memory, id=memory_id) if present is None and judged else present
+        if memory is None:
+            return None
+        return Remembered(memory=memory, reason=_KEPT_BEFORE, is_new=False, superseded=memory.supersedes)
+
     async def _tell_again(self, call: Call, item: _Item, outcome: Outcome) -> None:
         """The item has the result that this very call had before; of a memory deleted since, as it was asked for."""
         judged, item.judged = item.judged, None
         match outcome:
             case Stored(id=first) if item.space_id is not None:
-                memory_id = MemoryId(first)
-                store = self._storage.tenant(call.principal.tenant_id)
-                present = (await store.get_memories([memory_id], frozenset({item.space_id}))).get(memory_id)
-                memory = replace(judged.draft.memory, id=memory_id) if present is None and judged else present
-                if memory is not None:
-                    item.result = Remembered(
-                        memory=memory, reason=_KEPT_BEFORE, is_new=False, superseded=memory.supersedes
-                    )
+                kept = await self._kept_before(call, item.space_id, MemoryId(first), judged)
+                item.result = kept or item.result
             case Duplicate(id=found):
                 item.result = await self._found(call, item, MemoryId(found))
             case _ if judged is not None:
