@@ -202,7 +202,7 @@ class LearningMachine(RuleBasedStateMachine):
             assert memory.content.startswith(f"tenant {letter}:")
             assert -1.0 <= memory.valence <= 1.0
             assert 0.0 <= memory.importance <= 1.0
-            assert all(source in by_id for source in memory.derived_from)
+            assert all(by_id[source].space_id == memory.space_id for source in memory.derived_from)
             if memory.state is MemoryState.ARCHIVED:
                 assert memory.superseded_by is not None
                 assert memory.id in by_id[memory.superseded_by].derived_from
